@@ -37,7 +37,7 @@ def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def round_activations(x: Tensor, weight: QuantizedTensor) -> Tensor:
-    """Quantize activations `[…, C]` for a weight, and dequantize them again.
+    """Return float32 activations `[…, C]`, quantized for a product with `weight` and dequantized again.
 
     An int4 row is stored as two halves of columns, see `jet.ops.quantization`. Activation groups restart at
     the second half.
@@ -59,10 +59,7 @@ def linear_reference(x: Tensor, weight: QuantizedTensor, bias: Tensor | None = N
 
 
 def compiled_linear(x: Tensor) -> Callable[[Tensor, QuantizedTensor, Tensor | None], Tensor] | None:
-    """Return the compiled counterpart of `linear_reference` for `x`, which needs a CPU and numba.
-
-    Else None.
-    """
+    """Return the compiled version of `linear_reference`; None unless x is on the CPU and numba works."""
     return _pooled_multiply() if x.device.type == "cpu" else None
 
 

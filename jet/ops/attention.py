@@ -33,7 +33,8 @@ def attend_pages_reference(
     Args:
         projected: `[B, (Hq + 2·Hkv)·D]` float32: query heads, key heads, value heads, not yet rotated.
         cos, sin: `[B, D]` float32, the rotation of each row's position.
-        position, slots: `[B]` int32.
+        position: `[B]` int32, the number of each row's earlier tokens.
+        slots: `[B]` int32, each row's index in `page_table`.
         page_table: `[slots, max_pages]` int32. The page of `position` must have been allocated.
         pages: `[P, 2, Hkv, PAGE_SIZE, D]` in the model's type; gets the tokens' keys and values.
         out: `[B, Hq·D]` float32, overwritten.
@@ -55,10 +56,11 @@ def attend_window_reference(
     window_values: Tensor,
     out: Tensor,
 ) -> None:
-    """Attend from one token per row to its window. Writes the rings and `out`.
+    """Attend from one token per row to the last WINDOW tokens, itself included. Writes the rings and `out`.
 
     Args:
-        projected, cos, sin, position, slots, out: as in `attend_pages_reference`.
+        projected, cos, sin, position, out: as in `attend_pages_reference`.
+        slots: `[B]` int32, each row's index in the rings.
         window_keys, window_values: `[slots, Hkv, WINDOW, D]` in the model's type; get the tokens' keys and
             values.
     """
@@ -93,7 +95,7 @@ def write_pages(pages: Tensor, page_table_row: Tensor, start: int, keys: Tensor,
 
 
 def gather_window(window: Tensor, position: int) -> Tensor:
-    """Return a copy `[Hkv, min(position, WINDOW - 1), D]` of the window before `position`, in order.
+    """Return a copy of the last tokens before `position` in order, `[Hkv, min(position, WINDOW - 1), D]`.
 
     `window`: the keys or values of one slot's ring, `[Hkv, WINDOW, D]`.
     """
@@ -114,7 +116,7 @@ def write_window(window: Tensor, position: int, states: Tensor) -> None:
 
 
 def _heads(projected: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rotated queries `[B, Hkv, Hq / Hkv, D]` and keys `[B, Hkv, 1, D]`, and values as the keys."""
+    """Return rotated queries `[B, Hkv, Hq / Hkv, D]`, and rotated keys and values, each `[B, Hkv, 1, D]`."""
     heads = projected.unflatten(-1, (-1, cos.shape[-1]))
     first, second = heads.chunk(2, dim=-1)
     rotated = heads * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]

@@ -18,7 +18,7 @@ _recovery_attempts: list[
 
 
 def has_triton() -> bool:
-    """Return whether Triton is installed and has not failed for good."""
+    """Return whether Triton is installed and `recover_triton` has not disabled it."""
     return _is_installed() and len(_recovery_attempts) < 2
 
 
@@ -30,9 +30,10 @@ def _is_installed() -> bool:
 def recover_triton(device: torch.device, error: BaseException | str) -> bool:
     """React to a failure of Triton's kernels; return True if the caller should try again.
 
-    The kernels on disk may be damaged, or the disk full or read-only. So at the first failure Triton's cache
-    moves to a temporary folder, for all kernels to be compiled again. At the second, Triton is disabled, and
-    plain PyTorch is used.
+    The kernels on disk may be damaged, or the disk full or read-only. So after the first failure Triton's
+    cache moves to a temporary folder, where all kernels are compiled again. After the second failure, or if
+    no such folder can be created, Triton is disabled, and plain PyTorch is used. Returns False if the device
+    is no CUDA GPU or Triton was not in use.
     """
     if device.type != "cuda" or not has_triton():
         return False
@@ -47,7 +48,7 @@ def recover_triton(device: torch.device, error: BaseException | str) -> bool:
 
 
 def _fresh_folder() -> tempfile.TemporaryDirectory[str] | None:
-    """Create a writable folder that is removed at the end of this process."""
+    """Create a writable folder that is removed at the end of this process; None if that fails."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="jet-triton-", ignore_cleanup_errors=True)
         with open(os.path.join(folder.name, "room"), "wb") as file:

@@ -1,4 +1,4 @@
-"""OpBackend: chooses the fastest implementation of the decode step's fused operations for a device.
+"""OpBackend: implementations of the decode step's fused operations, for GPUs and CPUs.
 
 Plain torch (`jet.ops.reference`, `jet.ops.attention`) defines each operation; there are also Triton kernels
 for CUDA and compiled kernels for CPUs. All work in place on tensors whose memory never moves. So an operation
@@ -41,7 +41,10 @@ MlpHiddenFormat = Callable[[int, int, torch.dtype, "str | None"], tuple[int, tor
 
 
 class JetBlockOps(NamedTuple):
-    """The three bound operations of a jet layer. The implementation has buffers between them."""
+    """The three bound operations of a jet layer, to be called in this order.
+
+    The backend may allocate buffers for results that pass from one operation to the next.
+    """
 
     project_in: BoundOp
     step: BoundOp
@@ -70,15 +73,17 @@ JetBlockBinder = Callable[[JetBlockTensors], JetBlockOps]
 
 @dataclass(frozen=True)
 class OpBackend:
-    """One implementation: a function that binds each operation to its tensors.
+    """One implementation of the decode step's fused operations.
 
-    Arguments are those of `jet.ops.reference` and `jet.ops.attention`.
+    Fields that are not listed below bind the operation of their name: they take the arguments of its
+    definition in `jet.ops.reference` or `jet.ops.attention`, and return a function without arguments.
 
     Attributes:
         name: the implementation's name, as shown to users.
         mlp_hidden_format: returns the number of columns and the dtype of the MLP's hidden values.
         prepare_weight: returns a matrix, or a copy of it, in the layout that products read fastest.
         with_prefetch: returns a bound operation that also prefetches a tensor of the next operation.
+        jet_block: binds the three operations of a jet layer to its tensors.
         blocked: whether quantized weights are read fastest in blocks, see `jet.ops.blocked`.
     """
 
@@ -119,9 +124,11 @@ def reference_backend() -> OpBackend:
 
 
 def numba_backend(threads: int = 1, in_order: bool = False) -> OpBackend:
-    """Return the kernels compiled by numba for this CPU; without numba, plain torch.
+    """Return the kernels compiled by numba for this CPU; plain torch if numba is missing or fails.
 
-    `in_order`: whether the rows are successive tokens of one sequence; this needs numba.
+    Args:
+        threads: the most threads of an operation.
+        in_order: whether the rows are successive tokens of one sequence. Plain torch does not support this.
     """
     if importlib.util.find_spec("numba") is None:
         return reference_backend()
@@ -152,7 +159,7 @@ def numba_backend(threads: int = 1, in_order: bool = False) -> OpBackend:
 def _unfused_jet_block(
     norm_linear: OpBinder, jet_step: OpBinder, gated_norm_linear_add: OpBinder, jet: JetBlockTensors
 ) -> JetBlockOps:
-    """Bind a jet layer's operations as `jet.ops.reference` divides them."""
+    """Bind a jet layer's projection, jet step and output, each as `jet.ops.reference` defines it."""
     gate = jet.sizes.gate(jet.projected)
     given = (jet.projected, *jet.generator, *jet.decays, jet.slots, *jet.states)
     return JetBlockOps(
@@ -165,7 +172,8 @@ def _unfused_jet_block(
 def _triton_jet_block(pdl: bool, jet: JetBlockTensors) -> JetBlockOps:
     """Bind a jet layer's Triton kernels.
 
-    Unlike the references, the projection applies activations, and the jet step half of the gated norm.
+    They divide the work differently from the references: the projection also applies activations, and the jet
+    step also applies the first half of the gated norm.
     """
     from jet.ops.triton import gemv, jet_step
 
@@ -192,7 +200,10 @@ def _triton_jet_block(pdl: bool, jet: JetBlockTensors) -> JetBlockOps:
 
 
 def make_token_drawer(vocabulary: int) -> Drawer | None:
-    """Make the compiled twin of `jet.ops.sampling.sample` for a CPU; None without numba."""
+    """Return the compiled version of `jet.ops.sampling.sample` for a CPU; None if numba is missing or fails.
+
+    `vocabulary`: the number of tokens in the vocabulary.
+    """
     if importlib.util.find_spec("numba") is None:
         return None
     try:
@@ -211,7 +222,10 @@ def _float32_hidden(
 def _model_dtype_hidden(
     size: int, hidden: int, dtype: torch.dtype, scheme: str | None
 ) -> tuple[int, torch.dtype]:
-    """Return the format of hidden values in the network's own type, which takes the fewest bytes."""
+    """Return the columns and dtype of the MLP's hidden values: the network's own dtype, or float32.
+
+    The network's own dtype takes the fewest bytes; it is used if it is half precision.
+    """
     return size, dtype if dtype in (torch.bfloat16, torch.float16) else torch.float32
 
 
@@ -222,6 +236,12 @@ def triton_mlp_hidden_format(
 
     For quantized weights, hidden values are packed int16 if the sizes allow it, otherwise bfloat16 or
     float32. float16 is not used, since values may exceed its range.
+
+    Args:
+        size: the number of hidden values.
+        hidden: the number of the MLP's inputs.
+        dtype: the network's dtype.
+        scheme: the quantization scheme of the weights; None if they are not quantized.
     """
     from jet.ops.triton import gemv, int_gemv
 
@@ -255,9 +275,14 @@ def triton_backend(
     dtype: torch.dtype | None = None,
     scheme: str | None = None,
 ) -> OpBackend:
-    """Return the Triton kernels, with programmatic dependent launch if the GPU and Triton support it.
+    """Return the Triton kernels for steps of `batch` rows.
 
-    From `TENSOR_CORE_BATCH` rows on, products use tensor cores, in this project's kernel or in cuBLAS.
+    From `TENSOR_CORE_BATCH` rows on, products use tensor cores, in this project's kernel or in cuBLAS. For
+    `MIN_FUSED_BATCH` to `MAX_FUSED_BATCH` rows and unquantized bfloat16 weights, tensor-core products include
+    norms, activations and residuals. If the GPU and Triton support it, these fused kernels and all kernels
+    for smaller batches use programmatic dependent launch.
+
+    `scheme`: the quantization scheme of the weights; None if they are not quantized.
     """
     from jet.ops.triton import decode_attention as attention_kernels
     from jet.ops.triton import gemv

@@ -60,7 +60,7 @@ class BlockedTensor(QuantizedTensor):
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes of quantized values and scales of these rows, padding included."""
+        """Return the bytes of these rows' quantized values and scales, with the padding of each row."""
         return (self.qweight.nbytes + self.scales.nbytes) * self.rows // max(1, ROWS * len(self.qweight))
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ class BlockedTensor(QuantizedTensor):
         return QuantizedTensor(qweight, self.scales[rows + self.first], self.columns, self.dtype)
 
     def plain(self) -> QuantizedTensor:
-        """Return a copy in rows, not in blocks."""
+        """Return a copy in the layout of `QuantizedTensor`, row by row."""
         return self[torch.arange(self.rows)]
 
     def dequantize(self, dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
@@ -126,7 +126,7 @@ def _suits_layout(codes: Tensor) -> bool:
 
 @cache
 def _compiled_layout() -> Callable[[list[Tensor], Tensor], None] | None:
-    """Return the compiled twin of `_lay_out`; None without numba."""
+    """Return the compiled version of `_lay_out`; None if numba is missing or fails."""
     if importlib.util.find_spec("numba") is None:
         return None
     try:
@@ -137,7 +137,7 @@ def _compiled_layout() -> Callable[[list[Tensor], Tensor], None] | None:
 
 
 def _lay_out(parts: list[Tensor], out: Tensor) -> None:
-    """Write codes `[rows, bytes]`, one below the other, to blocks `[blocks, words, 16, 4]`."""
+    """Write the rows of all `parts`, codes `[rows, bytes]`, in order to blocks `[blocks, words, 16, 4]`."""
     (blocks, words), span = out.shape[:2], parts[0].shape[1]
     step = max(1, _AT_ONCE // (words * ROWS * COLUMNS))
     for begin in range(0, blocks, step):

@@ -23,9 +23,9 @@ class Segment(NamedTuple):
 
     Attributes:
         slot: the sequence's state slot.
-        start: the number of its tokens before the chunk.
-        size: the number of its tokens in the chunk; 0 for an unused segment.
-        offset: the index in the chunk of the first of them.
+        start: the number of the sequence's tokens before the chunk.
+        size: the number of the sequence's tokens in the chunk; 0 for an unused segment.
+        offset: the index in the chunk of the segment's first token.
     """
 
     slot: int
@@ -73,17 +73,17 @@ def make_chunk_meta(segments: Sequence[Segment], tokens: int, device: torch.devi
 
 
 def read_segments(chunk_meta: Tensor) -> list[Segment]:
-    """Read the used segments from a metadata tensor, which waits for the device."""
+    """Return the used segments of a metadata tensor, in order. Reading waits for the device."""
     numbers = segment_fields(chunk_meta).tolist()
     return [Segment(*fields) for fields in numbers if fields[2]]
 
 
 def segment_fields(chunk_meta: Tensor) -> Tensor:
-    """View the fields of all segments, `[MAX_PACKED, FIELDS]`."""
+    """Return a view `[MAX_PACKED, FIELDS]` of all segments' slot, start, size and offset."""
     return chunk_meta[: MAX_PACKED * FIELDS].view(MAX_PACKED, FIELDS)
 
 
 def last_tokens(chunk_meta: Tensor) -> Tensor:
-    """Return the index of each segment's last token, `[MAX_PACKED]`; 0 for unused ones."""
+    """Return the index in the chunk of each segment's last token, `[MAX_PACKED]`; 0 for unused segments."""
     fields = segment_fields(chunk_meta)
     return (fields[:, 2] + fields[:, 3] - 1).clamp_min(0)

@@ -13,7 +13,7 @@ STOPS_TOGETHER = 4  # stop ids
 
 @dataclass(frozen=True)
 class SamplerFlags:
-    """The filters that any row of a batch uses; code and kernels of all others are left out.
+    """The filters that at least one row of a batch uses. Code and kernels for all other filters are left out.
 
     Attributes:
         uses_min_tokens: whether stop tokens are forbidden for any row.
@@ -35,7 +35,7 @@ class DecodeBatch:
         temperature: float32; 0 takes the likeliest token, of equal ones the one with the lowest id.
         top_k: int32; 0 keeps all.
         top_p: float32, above 0; 1 keeps all.
-        min_p: float32.
+        min_p: float32; 0 keeps all.
         repetition_penalty: float32, above 0; 1 changes nothing.
         seed: int64, not negative.
         step: int64, the number of tokens drawn with this seed; each step increments it.
@@ -110,7 +110,10 @@ class DecodeBatch:
 
 
 def _padded_stops(stops: Iterable[int], device: torch.device | str) -> Tensor:
-    """Return the stop ids padded with -1 to a common number, so that most models need the same kernels."""
+    """Return the stop ids, padded with -1 to a multiple of `STOPS_TOGETHER`, as int64.
+
+    With the common length, most models use the same compiled kernels.
+    """
     ids = sorted(stops)
     missing = -len(ids) % STOPS_TOGETHER or (0 if ids else STOPS_TOGETHER)
     return torch.tensor([*ids, *[-1] * missing], dtype=torch.int64, device=device)

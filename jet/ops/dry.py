@@ -29,14 +29,15 @@ def dry_penalties(
     If the last n tokens also precede an earlier occurrence of a token, that token's penalty is
     `multiplier * base ** (n - allowed_length)`, provided that n is at least `allowed_length`. Of several
     occurrences, the longest match counts. A match does not extend across a sequence breaker, such as a line
-    break or a quotation mark. Breakers are never penalized.
+    break or a quotation mark. Breakers are never penalized. A match counts up to `MAX_MATCH_LENGTH` tokens,
+    and a penalty is at most `MAX_PENALTY`.
 
     Args:
         history: the tokens so far, `[T]`.
         sequence_breakers: bool `[V]`, whether each token of the vocabulary is a sequence breaker.
         multiplier: penalty of a match of `allowed_length` tokens.
         base: factor for each further token.
-        allowed_length: shortest match that is penalized.
+        allowed_length: shortest match that is penalized, in tokens.
 
     Returns:
         Token ids and penalties to subtract from the logits, `[N]` each, no token twice.

@@ -111,7 +111,10 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 @cache
 def install() -> bool:
-    """Make the library use `chunk_bwd_dqkwg_torch` if its own kernel would raise; return whether it would."""
+    """Register `chunk_bwd_dqkwg_torch` with the library if the library's own kernel would raise an error.
+
+    Returns whether it was registered.
+    """
     from fla.backends import BaseBackend, register
     from fla.ops.common import chunk_o
 

@@ -42,8 +42,8 @@ def load_chunk_gated_delta_rule() -> Callable[..., Any]:
 def _without_package_init(packages: tuple[str, ...], version: str) -> Iterator[None]:
     """Replace packages that are not imported yet by empty ones while the context is open.
 
-    Their submodules can then be imported without running the packages' `__init__`. Submodules stay in
-    `sys.modules` afterwards, without being attributes of their package, which can be imported as usual.
+    Their submodules can then be imported without running the packages' `__init__`. Afterwards the packages
+    can be imported as usual. The submodules stay in `sys.modules`, but are not attributes of their packages.
     """
     missing = [name for name in packages if name not in sys.modules]
     try:
@@ -60,7 +60,7 @@ def _without_package_init(packages: tuple[str, ...], version: str) -> Iterator[N
 
 
 def _version() -> str:
-    """Return the library's version."""
+    """Return the library's version. Raises ModuleNotFoundError if the library is not installed."""
     for name in _DISTRIBUTIONS:
         with suppress(metadata.PackageNotFoundError):
             return metadata.version(name)

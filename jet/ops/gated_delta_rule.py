@@ -7,15 +7,15 @@ Per head, with a state S of shape `[K, V]` that maps keys to values:
     S ← S + k_t uᵀ                    update
     o_t = Sᵀ q_t
 
-Keys and queries are L2-normalized first and queries scaled by K^-0.5. See Yang, Kautz & Hatamizadeh,
-"Gated Delta Networks" (arXiv 2412.06464), whose section 3.3 gives the chunked form used below.
+Keys and queries are L2-normalized first and queries scaled by K^-0.5. See Yang, Kautz & Hatamizadeh, "Gated
+Delta Networks" (arXiv 2412.06464), whose section 3.3 gives the chunked form used below.
 
-All three functions take the same arguments and give the same results up to rounding. They compute in float32,
-or in float64 for float64 inputs.
+The three forms take the same arguments and give the same results up to rounding. The two in plain torch
+compute in float32, or in float64 for float64 inputs.
 
-Shapes: q, k `[B, T, H, K]`; v `[B, T, H, V]`; g, beta `[B, T, H]` in float32, g being the logarithm of
-the decay; state `[B, H, K, V]` in float32 or None for zeros. They return o `[B, T, H, V]` in v's type and
-the state after the last token.
+Shapes: q, k `[B, T, H, K]`; v `[B, T, H, V]`; g, beta `[B, T, H]` in float32, g being the logarithm of the
+decay; state `[B, H, K, V]` in float32 or None for zeros. They return o `[B, T, H, V]` in v's type and the
+state after the last token.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def gated_delta_rule(
 
 
 def prefill_implementation(device: torch.device | str, dtype: torch.dtype) -> str:
-    """Return the name of the implementation for prompts on this device in this dtype, to be shown."""
+    """Return the name, for display, of the implementation that prefill uses on a device with this dtype."""
     return "flash-linear-attention" if _fla_is_usable(torch.device(device).type, dtype) else "torch"
 
 
@@ -77,8 +77,8 @@ def chunk_gated_delta_rule(
     """Compute the gated delta rule in chunks of `CHUNK_SIZE` tokens.
 
     Tokens within a chunk are computed by matrix products; the state is carried from chunk to chunk. Within a
-    chunk the corrections u depend on each other through a unit lower triangular system. All of these systems
-    are solved at once, and one product per chunk remains sequential.
+    chunk the corrections u depend on each other through a unit lower triangular system. The systems of all
+    chunks are solved at once; only the products with the state remain sequential.
     """
     out_type, length = v.dtype, q.shape[1]
     size = min(CHUNK_SIZE, length)

@@ -36,7 +36,10 @@ class GpuTarget:
 
     @classmethod
     def named(cls, name: str, processors: int | None = None) -> GpuTarget:
-        """Return the target for a name such as "sm_90". Raises ValueError for other names."""
+        """Return the target for a name such as "sm_90". Raises ValueError for other names and before sm_75.
+
+        `processors`: the number of multiprocessors; None for the usual GPU of this capability.
+        """
         digits = name.removeprefix("sm_").removesuffix("a")
         if not name.startswith("sm_") or not digits.isdigit() or int(digits) < 75:
             raise ValueError(
@@ -57,7 +60,7 @@ _assumed: ContextVar[GpuTarget | None] = ContextVar("assumed GPU target", defaul
 
 @contextmanager
 def assume_target(target: GpuTarget) -> Iterator[None]:
-    """Let the device "meta" stand for this GPU in this thread."""
+    """While the context is open, let `gpu_target` return `target` for "meta" in this thread."""
     token = _assumed.set(target)
     try:
         yield

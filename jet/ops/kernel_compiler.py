@@ -64,9 +64,13 @@ class KernelCompiler:
         workers: int | None = None,
         nice: int = 0,
     ) -> None:
-        """Start compiling `jobs` for a target in up to `workers` processes, by default one for each CPU.
+        """Start compiling `jobs` for a target in several processes.
 
-        Jobs are started in order, so the slowest should come first. `nice`: the processes' niceness.
+        Args:
+            jobs: the kernels, started in this order, so the slowest should come first.
+            target: the GPU.
+            workers: the most processes, by default 16; there are never more than CPUs.
+            nice: the number to add to the processes' niceness.
         """
         self.result = Compilation()
         self._target, self._nice = target, nice
@@ -84,7 +88,10 @@ class KernelCompiler:
             thread.start()
 
     def wait(self, timeout_s: float | None = None) -> Compilation:
-        """Wait until all jobs are done, or no process is left to do them."""
+        """Wait until all jobs are done, or no process is left to do them; return the result so far.
+
+        `timeout_s`: the most seconds to wait for each process; None for no limit.
+        """
         for thread in self._threads:
             thread.join(timeout_s)
         with self._lock:
@@ -93,7 +100,7 @@ class KernelCompiler:
         return self.result
 
     def close(self) -> None:
-        """Stop compiling."""
+        """Stop compiling, by killing the processes."""
         with self._lock:
             self._closed = True
             for process in self._processes:

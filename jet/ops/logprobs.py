@@ -1,4 +1,4 @@
-"""Log-probabilities of drawn tokens and of the likeliest tokens in their place."""
+"""Log-probabilities of drawn tokens and of the likeliest alternatives to each."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def top_logprobs(logits: Tensor, token: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the log-probabilities of drawn tokens, and the likeliest tokens with theirs.
+    """Return the log-probabilities of drawn tokens, and the likeliest tokens with their log-probabilities.
 
-    They are those of the given logits, without temperature and filters. Computed on the device, without
-    waiting for it.
+    All are computed from the given logits, without temperature and filters. The computation runs on the
+    logits' device, without waiting for it.
 
     Args:
         logits: `[B, V]`, any floating dtype.
@@ -19,7 +19,8 @@ def top_logprobs(logits: Tensor, token: Tensor, count: int) -> tuple[Tensor, Ten
 
     Returns:
         The log-probability of each token `[B]`, the ids `[B, N]` (int64) of the N likeliest tokens, likeliest
-        first, and their log-probabilities `[B, N]`, with N the smaller of `count` and V; float32.
+            first, and their log-probabilities `[B, N]`. N is the smaller of `count` and V. All
+            log-probabilities are float32.
     """
     logits = logits.float()
     log_normalizer = logits.logsumexp(dim=-1, keepdim=True)

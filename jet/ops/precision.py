@@ -17,12 +17,11 @@ def upcast(x: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return `x @ weight.T + bias`, `[B, T, out]` for x `[B, T, in]`.
 
-    Float32 prompts on a CPU sum in float64.
-
-    float32 on a CPU is the reference for all other implementations. Matrix products that sum a row in order
-    have errors of several roundings there, which a badly conditioned position multiplies by a hundred. For a
-    single token, converting the weights to float64 would take longer than the product, so only small matrices
-    are converted. Under autocast, PyTorch's own product is used.
+    float32 on a CPU is the reference for all other implementations. There, a product that sums a row in order
+    has errors of several roundings, which can grow a hundredfold at a badly conditioned position. So float32
+    prompts on a CPU are summed in float64. For a single token, converting the weight to float64 would take
+    longer than the product, so this is done only for weights of up to `MAX_EXACT_WEIGHTS` values. Under
+    autocast, PyTorch's own product is used.
     """
     exact = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     if not exact or (x.shape[-2] == 1 and weight.numel() > MAX_EXACT_WEIGHTS):

@@ -4,7 +4,8 @@ A chunk has T tokens of one or several sequences, padded to a size for which the
 the device tells which tokens belong to which sequence (`jet.ops.chunk_meta`). Padding follows the tokens of a
 sequence. It changes no state, and its outputs are not used.
 
-Tensors are `[T, …]` in the network's type, computed with in float32. Memory is laid out as in `StatePool`.
+Tensors are `[T, …]` in the network's type; results are computed in float32. Memory is laid out as in
+`StatePool`.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def triton_prefill_backend(
 ) -> PrefillBackend:
     """Return the Triton kernels for chunks of up to `tokens` tokens.
 
-    `sizes`: those of the jet layers; None if the network has none.
+    `sizes`: the sizes of the jet layers; None if the network has no jet layers.
     """
     from jet.ops.triton import prefill_attention, prefill_delta_rule, prefill_elementwise
 
@@ -263,9 +264,15 @@ def _heads(
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, window: int) -> Tensor:
-    """Attend from the last T of S tokens to at most `window` tokens up to each.
+    """Attend from each of the last T of S tokens to itself and at most `window` - 1 tokens before it.
 
-    Returns `[T, Hq·D]` float32.
+    Args:
+        queries: `[Hkv, Hq / Hkv, T, D]` float32.
+        keys, values: `[Hkv, S, D]`.
+        window: the most tokens that a query sees.
+
+    Returns:
+        `[T, Hq·D]` float32.
     """
     new, seen = queries.shape[2], keys.shape[1]
     scores = queries @ keys.float()[:, None].transpose(2, 3) * queries.shape[-1] ** -0.5

@@ -151,7 +151,8 @@ def quantize(
 ) -> QuantizedTensor:
     """Quantize a matrix whose rows `read(begin, end)` returns.
 
-    Each thread reads `CHUNK` weights, or one row, at a time.
+    The calling thread reads `CHUNK` weights, or one row, at a time. On a CPU with several torch threads,
+    other threads quantize them.
     """
     quantized = QuantizedTensor.empty(shape, scheme, dtype, device)
     workers = torch.get_num_threads() if device.type == "cpu" else 1

@@ -1,4 +1,4 @@
-"""Further samplers, and samplers in an order that the user chooses, for one row of logits in float64.
+"""Samplers beyond those of `jet.ops.sampling`, and samplers in an order that the user chooses.
 
 Each sampler takes and returns a row, float64 logits `[V]`, with -inf for removed tokens. At least the
 likeliest token stays. `docs/samplers.md` defines all samplers with their sources; the default order is
@@ -39,7 +39,7 @@ class ChainSettings:
 
 
 def filter_row(row: Tensor, settings: ChainSettings, special: Tensor | None = None) -> Tensor:
-    """Apply the samplers of a chain to a row in order; return the row.
+    """Apply the samplers of a chain to a row, in the order of `settings.order`; return the filtered row.
 
     `special`: bool `[V]`, the tokens that XTC must not exclude. Raises FloatingPointError if the largest
     logit is not finite.
@@ -159,7 +159,10 @@ def next_mu(mu: float, kept: Tensor, token: int, tau: float, eta: float) -> floa
 
 @dataclass(frozen=True)
 class AdaptiveState:
-    """Adaptive-p's moving average of the probabilities of drawn tokens: weighted sum, and sum of weights."""
+    """Adaptive-p's moving average of the probabilities of drawn tokens.
+
+    The average is `weighted_sum / total_weight`. Each further token multiplies earlier weights by `decay`.
+    """
 
     weighted_sum: float
     total_weight: float
@@ -170,7 +173,7 @@ class AdaptiveState:
         return cls(target / (1 - decay), 1 / (1 - decay))
 
     def after(self, probability: float, decay: float) -> AdaptiveState:
-        """Return the state after a token was drawn that had this `probability` before `adapt`."""
+        """Return the state after drawing a token that had this probability before `adapt`."""
         return AdaptiveState(probability + decay * self.weighted_sum, 1 + decay * self.total_weight)
 
 
@@ -183,7 +186,10 @@ def adapt(row: Tensor, target: float, state: AdaptiveState) -> Tensor:
 
 
 def draw_from(row: Tensor, chance: float) -> int:
-    """Draw a token from a row by a uniform number `chance` in [0, 1), with the likeliest tokens first."""
+    """Draw a token from a row by a uniform number `chance` in [0, 1); return its id.
+
+    Chances near 0 draw the likeliest token, since tokens are ordered by probability.
+    """
     values, order = row.sort(descending=True, stable=True)
     weights = (values - values[0]).exp()
     cumulative = weights.cumsum(-1)

@@ -22,7 +22,7 @@ _MASK = 0xFFFFFFFF
 
 
 class Drawer(Protocol):
-    """A compiled twin of `penalize_repetition` and `sample` for one row."""
+    """A compiled version of `penalize_repetition` and `sample` for one row."""
 
     def draw(
         self,
@@ -36,7 +36,10 @@ class Drawer(Protocol):
         top_p: float,
         min_p: float,
     ) -> int:
-        """Return a token for float32 logits `[V]`; `seen`: bool `[V]`, the tokens to penalize."""
+        """Return a token drawn from float32 logits `[V]` by a uniform number `chance` in [0, 1).
+
+        `seen`: bool `[V]`, the tokens to penalize; None to penalize none.
+        """
         ...
 
 
@@ -99,7 +102,7 @@ def sample(
         uniforms: float64 `[B]`, a random number in [0, 1) for each row.
         temperature: 0 takes the likeliest token.
         top_k, top_p, min_p: filters, as in `jet.api.SamplingParams`.
-        xtc_threshold: exclude top choices, see `exclude_top_choices`; None for not.
+        xtc_threshold: the threshold of `exclude_top_choices`; None to exclude no top choices.
         xtc_special: bool `[V]`, tokens that XTC must not exclude.
 
     Raises FloatingPointError if a row's largest logit is not finite: if any of its logits is NaN or +inf, or

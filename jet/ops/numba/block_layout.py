@@ -46,9 +46,10 @@ def _fill(out, words, rows):
 
 
 def lay_out(parts: list[Tensor], out: Tensor) -> None:
-    """Write codes `[rows, bytes]`, one below the other, to blocks `[blocks, words, 16, 4]`, and pad them.
+    """Write the rows of all `parts`, codes `[rows, bytes]`, in order to blocks `[blocks, words, 16, 4]`.
 
-    All are contiguous and on the CPU; the bytes of a row are a multiple of 4.
+    The rest of the blocks is set to zero. All tensors are contiguous and on the CPU; the bytes of a row are a
+    multiple of 4.
     """
     blocks, first = array(out.view(torch.int32).squeeze(-1)), 0
     for part in parts:

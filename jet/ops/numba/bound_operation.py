@@ -19,11 +19,11 @@ BoundOp = Callable[[], None]
 
 
 class BindableOp(Generic[P]):
-    """An operation on tensors, made from a function that takes them and returns a function without arguments.
+    """An operation on tensors that can be bound to them once and then computed many times.
 
-    A call of the operation computes once. `bind` takes the same arguments and returns the function without
-    arguments, which computes with the present contents of the same memory, and keeps that memory alive.
-    Biases, scales and sizes are read only when binding.
+    `bind` takes the operation's arguments and returns a function without arguments. This function computes
+    with the present contents of the same memory, and keeps that memory alive. Biases, scales and sizes are
+    read only when binding. Calling the operation itself binds it and computes once.
     """
 
     def __init__(self, bind: Callable[P, BoundOp]) -> None:
@@ -31,15 +31,15 @@ class BindableOp(Generic[P]):
         update_wrapper(self, bind)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Compute once."""
+        """Bind the operation to these arguments and compute once."""
         self.bind(*args, **kwargs)()
 
 
 def array(tensor: Tensor) -> Array:
-    """View a tensor's memory as an array of its dtype; of uint16 for bfloat16, of int16 for float16.
+    """View a tensor's memory as a numpy array of its dtype; bfloat16 becomes uint16, and float16 int16.
 
     Raises:
-        ValueError: it is not on the CPU or not contiguous.
+        ValueError: the tensor is not on the CPU or not contiguous.
     """
     if tensor.device.type != "cpu" or not tensor.is_contiguous():
         raise ValueError(f"A tensor of {list(tensor.shape)} must be contiguous and on the CPU.")

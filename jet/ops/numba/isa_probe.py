@@ -38,9 +38,10 @@ def best_isa() -> str:
 
 
 def works(isa: str, folder: Path | None = None) -> bool:
-    """Return whether a child process computes correctly with an instruction set.
+    """Return whether an instruction set computes correctly on this machine.
 
-    `folder`: where results are stored; None for the folder of compiled Python files.
+    A child process tries it, unless an earlier result is stored. `folder`: where results are stored; None for
+    this package's `__pycache__`.
     """
     answer = (folder or Path(__file__).parent / "__pycache__") / f"isa-{_key(isa)}"
     try:
@@ -80,7 +81,16 @@ def _child_computes(isa: str) -> bool:
 
 
 def products(simd: Any, scheme: str, isa: str, x: Any, codes: Any, scales: Any) -> Any:
-    """Multiply activations x by a block with codes `[16, bytes]` and scales `[groups, 16]`: `[batch, 16]`."""
+    """Multiply activations x `[batch, columns]` by a block of 16 quantized rows; return `[batch, 16]`.
+
+    Args:
+        simd: the module `jet.ops.numba.simd`.
+        scheme: the weights' quantization scheme.
+        isa: the instruction set.
+        x: float32; quantized here.
+        codes: `[16, bytes]`.
+        scales: float16 `[groups, 16]`.
+    """
     (count, width), span = x.shape, codes.shape[1]
     tile, quantize = simd.dot_tile(scheme, isa, count), simd.quantizer(simd.offset_of(scheme, isa))
 

@@ -25,7 +25,7 @@ def jet_step(
     out: Tensor,
     sizes: JetSizes,
 ) -> BoundOp:
-    """Compute `jet_step_reference`; a `BindableOp`."""
+    """Compute the same as `jet_step_reference`; a `BindableOp`."""
     sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
     return partial(
         kernels.jet_step,

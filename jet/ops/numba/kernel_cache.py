@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
-"""KernelCache: numba's cache of compiled kernels on disk, without its errors.
+"""KernelCache: numba's cache of compiled kernels on disk, but without raising errors.
 
-numba raises an error for a truncated cache file, at every start until the file is deleted. Here, a damaged
-file means that the kernel is compiled again, and a read-only folder that it is compiled at every start. Files
-have a checksum, since damaged machine code could do anything.
+numba raises an error for a truncated cache file, at every start until the file is deleted. Here, a kernel is
+compiled again if its file is damaged, and at every start if the folder is read-only. Files have a checksum,
+since damaged machine code could do anything.
 """
 
 from __future__ import annotations

@@ -36,9 +36,10 @@ contracted = numba.njit(fastmath={"contract"}, error_model="numpy")
 
 
 def kernel(compiled):
-    """Compile a function that Python can call.
+    """Wrap a function for compilation by numba, so that Python code can call it.
 
-    The machine code is cached on disk if this process can write there.
+    The function is compiled at the first call for each combination of argument types, and runs without
+    Python's lock. The machine code is cached on disk if this process can write there.
     """
     options: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
     dispatcher = numba.njit(**options)(compiled)
@@ -189,7 +190,7 @@ def read_row(matrix, row, out):
 
 
 def _kind(matrix: Any) -> int:
-    """Return the index of a weight type: 0 dense, 1 int8, 2 int4."""
+    """Return the index of a weight type: 0 dense, 1 int8, 2 int4, 3 int8 in blocks."""
     if isinstance(matrix, types.Array):
         return 0
     if matrix[0].ndim == 4:
@@ -492,8 +493,9 @@ def softplus(x):
 def delta_rule(query, key, v, decay, beta, state, out):
     """Apply the gated delta rule to one head: update `state` `[K, V]` and write the output `[V]`.
 
-    One pass over the old state computes its products with key and query; the update then finds it in the
-    CPU's cache. The correction adds `key · query` times itself to the output.
+    One pass over the old state computes its products with key and query; the update then finds the state in
+    the CPU's cache. The output is `decay` times the product with the query, plus `key · query` times the
+    correction.
     """
     decay, beta, key_query = np.float32(decay), np.float32(beta), ZERO
     state_key, state_query = np.zeros(v.shape[0], np.float32), np.zeros(v.shape[0], np.float32)

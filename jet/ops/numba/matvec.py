@@ -1,4 +1,4 @@
-"""Matrix-vector products fused with the norm before and the activation or residual after them; embedding.
+"""Embedding, and matrix-vector products fused with the norm, activation or residual next to them.
 
 Each function has the arguments of its definition in `jet.ops.reference` and is a `BindableOp`: its `bind`
 prepares the call for tensors whose memory never moves.
@@ -19,7 +19,7 @@ from jet.ops.quantization import Weight
 def norm_linear(
     x: Tensor, norm_weight: Tensor, eps: float, weight: Weight, bias: Tensor | None, out: Tensor
 ) -> BoundOp:
-    """Compute `norm_linear_reference`."""
+    """Compute the same as `norm_linear_reference`; a `BindableOp`."""
     _check(weight, x, out)
     scale, added = constant(norm_weight), constant(bias)
     return partial(kernels.norm_linear, array(x), scale, eps, matrix(weight), added, array(out))
@@ -27,14 +27,14 @@ def norm_linear(
 
 @BindableOp
 def norm_swiglu(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor) -> BoundOp:
-    """Compute `norm_swiglu_reference`."""
+    """Compute the same as `norm_swiglu_reference`; a `BindableOp`."""
     _check(gate_up, x, out, parts=2)
     return partial(kernels.norm_swiglu, array(x), constant(norm_weight), eps, matrix(gate_up), array(out))
 
 
 @BindableOp
 def linear_add(h: Tensor, weight: Weight, x: Tensor) -> BoundOp:
-    """Compute `linear_add_reference`."""
+    """Compute the same as `linear_add_reference`; a `BindableOp`."""
     _check(weight, h, x)
     return partial(kernels.linear_add, array(h), matrix(weight), array(x))
 
@@ -43,7 +43,7 @@ def linear_add(h: Tensor, weight: Weight, x: Tensor) -> BoundOp:
 def gated_norm_linear_add(
     o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
 ) -> BoundOp:
-    """Compute `gated_norm_linear_add_reference`."""
+    """Compute the same as `gated_norm_linear_add_reference`; a `BindableOp`."""
     _check(weight, o, x)
     size, stride = norm_weight.shape[0], gate.stride(0)
     if o.shape[1] % size or gate.shape != o.shape or gate.stride(1) != 1:
@@ -59,7 +59,7 @@ def gated_norm_linear_add(
 def embed(
     token: Tensor, embedding: Weight, position: Tensor, inv_freq: Tensor, x: Tensor, cos: Tensor, sin: Tensor
 ) -> BoundOp:
-    """Compute `embed_reference`."""
+    """Compute the same as `embed_reference`; a `BindableOp`."""
     frequencies = constant(inv_freq)
     return partial(
         kernels.embed,
@@ -74,7 +74,10 @@ def embed(
 
 
 def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> None:
-    """Raise ValueError unless a product's weight, input and output have matching shapes and types."""
+    """Raise ValueError unless a product's weight, input and output have matching shapes.
+
+    `parts`: the number of weight rows for each output.
+    """
     n, c = weight.shape[0] // parts, weight.shape[1]
     if given.shape[1] != c or out.shape != (given.shape[0], n) or weight.shape[0] != n * parts:
         raise ValueError(

@@ -30,7 +30,7 @@ def attend_pages(
     pages: Tensor,
     out: Tensor,
 ) -> BoundOp:
-    """Compute `attend_pages_reference`; a `BindableOp`."""
+    """Compute the same as `attend_pages_reference`; a `BindableOp`."""
     _, _, kv_heads, page, dim = pages.shape
     rows = array(pages).reshape(-1, dim)
     given = (projected, cos, sin, position, slots, page_table)
@@ -48,7 +48,7 @@ def attend_window(
     window_values: Tensor,
     out: Tensor,
 ) -> BoundOp:
-    """Compute `attend_window_reference`; a `BindableOp`."""
+    """Compute the same as `attend_window_reference`; a `BindableOp`."""
     places, kv_heads, window, dim = window_keys.shape
     page_table = torch.arange(places, dtype=torch.int32)[:, None]
     keys, values = (array(ring).reshape(-1, dim) for ring in (window_keys, window_values))
@@ -70,7 +70,7 @@ def _bind(
     stride: int,
     out: Tensor,
 ) -> BoundOp:
-    """Bind the kernel to keys and values `[rows, D]`.
+    """Bind the attention kernel to keys and values `[rows, D]`.
 
     Each page has `page` rows for each head; pages begin `stride` rows apart.
     """
@@ -80,7 +80,7 @@ def _bind(
 
 
 def _check(projected: Tensor, cos: Tensor, sin: Tensor, out: Tensor, kv_heads: int, dim: int) -> None:
-    """Raise ValueError unless projections, rotations and output have the sizes of such heads."""
+    """Raise ValueError unless all shapes fit `kv_heads` key-value heads of `dim` channels."""
     batch, channels = out.shape
     grouped = channels % (kv_heads * dim) == 0
     if not grouped or projected.shape != (batch, channels + 2 * kv_heads * dim):

@@ -52,7 +52,7 @@ _KERNEL = types.void(types.int64, types.int64)
 
 
 class Job(IntEnum):
-    """Indices of the fields of a job.
+    """Indices of the fields of a linear layer's job.
 
     The first fields describe the activations `[BATCH, COLUMNS]`, the others the product.
     """
@@ -117,7 +117,7 @@ _ADD, _SWIGLU = int(After.ADD), int(After.SWIGLU)
 
 @inlined
 def prepare(job, row):
-    """Apply the operation before the product to one row of activations, and write the row to X."""
+    """Apply the operation before the product to one row of activations, and write it to the job's X."""
     columns, span, width = job[_COLUMNS], job[_SPAN], job[_WIDTH]
     x = view(job[_SOURCE] + 4 * row * job[_SOURCE_STRIDE], columns, np.float32)
     out = view(job[_X] + 4 * row * width, width, np.float32)
@@ -392,9 +392,10 @@ _step_float32, _step_bfloat16, _step_float16 = map(_stepping, (np.float32, np.ui
 
 
 def _kernels(stamp):  # noqa: C901
-    """Create the kernels as Python functions.
+    """Return the kernels as Python functions, by name.
 
-    They compare chunk numbers with `stamp`, which never equals one, to make it a part of the cache's key.
+    Each kernel compares its chunk number with `stamp`. They are never equal; the comparison only makes the
+    stamp a part of the cache's key.
     """
 
     def prepare_numbers(job, chunk):
@@ -453,7 +454,7 @@ def _kernels(stamp):  # noqa: C901
 
 @cache
 def kernel(name: str):
-    """Compile a kernel by its name, such as "multiply_int4". The pool is given its `address`."""
+    """Return the compiled kernel of a name such as "multiply_int4"; the pool calls it by its `address`."""
     options = {"fastmath": FASTMATH, "error_model": "numpy"}
     written = _kernels(_STAMP)[name]
     compiled: Any = CFunc(written, normalize_signature(_KERNEL), locals={}, options=options)

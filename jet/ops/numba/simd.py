@@ -154,7 +154,10 @@ _DOTS = {"AVX-VNNI": _dot_vnni, "AVX2": _dot_avx2, "NEON dot product": _dot_neon
 
 
 def _unpack(builder, scheme, isa, loaded):
-    """Emit one vector of codes for each half of the columns in 64 bytes, with the offset of `offset_of`."""
+    """Emit the codes in 64 loaded bytes as vectors: one for int8, for int4 one for each half of the row.
+
+    The codes have the offset of `offset_of`.
+    """
     if scheme == "int8":
         return [builder.xor(loaded, _splat(CODES, 128)) if ISAS[isa][1] else loaded]
     words = ir.VectorType(I16, STRIP // 2)
@@ -173,9 +176,9 @@ def _repeat(builder, number):
 
 @cache
 def dot_tile(scheme: str, isa: str, count: int):  # noqa: C901
-    """Create an intrinsic that multiplies a block of 16 rows of codes by `count` quantized activations.
+    """Create an intrinsic that multiplies a block of 16 weight rows by `count` rows of activations.
 
-    The intrinsic's arguments are addresses, and sizes in bytes:
+    Both are quantized. The intrinsic's arguments are addresses, and sizes in bytes:
         codes: the block's codes, laid out as in `jet.ops.blocked`.
         span: the bytes of each row, a multiple of 64.
         scales: the block's float16 scales `[2 * span / 64, 16]`; for int4 only.
@@ -259,10 +262,13 @@ def _sum(builder, vector):
 
 @cache
 def quantizer(offset: int):
-    """Create an intrinsic that quantizes the 32 float32 numbers at `x`, for weights with this offset.
+    """Create an intrinsic that quantizes 32 float32 activations for weights with an offset.
 
-    Writes `codes`, `start` and `factor` in the form that `dot_tile` reads. The scale of a group with
-    infinities or NaN is NaN, so that its products are NaN, too.
+    The intrinsic's arguments are addresses: it reads the activations at `x`, and writes `codes`, `start` and
+    `factor` in the form that `dot_tile` reads. The scale of a group with infinities or NaN is NaN, so that
+    its products are NaN, too.
+
+    `offset`: the number that `offset_of` returns.
     """
     floats, whole = ir.VectorType(FLOAT, GROUP), ir.VectorType(I32, GROUP)
 
@@ -361,7 +367,7 @@ def pause(typing, give_way):
 
 @intrinsic
 def doze(typing, microseconds):
-    """Sleep without holding Python's lock; on systems without `usleep`, pause."""
+    """Sleep for some microseconds without Python's lock; return at once if the system is not POSIX."""
 
     def generate(context, builder, signature, arguments):
         if os.name == "posix":

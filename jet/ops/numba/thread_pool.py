@@ -1,9 +1,10 @@
 # mypy: allow-untyped-decorators
 """A thread pool for compiled kernels that does without its workers while other programs use the cores.
 
-The caller publishes a job of several chunks on a board in shared memory, and takes chunks itself; workers
-that are awake take the others. So the caller never waits for a sleeping worker. It has to wait for a worker
-that loses its core in the middle of a chunk; after that, it does without workers for a moment.
+Caller and workers share a piece of memory, the board. The caller publishes a job of several chunks there and
+takes chunks itself; workers that are awake take the others. So the caller never waits for a sleeping worker.
+It has to wait for a worker that loses its core in the middle of a chunk; after that, it does without workers
+for a moment.
 
 After a job, workers spin for a short while, since the next job of the same decode step follows within
 microseconds. Then they doze between looks at the board, without Python's lock, so that the caller never waits
@@ -45,7 +46,7 @@ _compiled: Any = kernel
 
 @_inner
 def _take(board: int) -> int:
-    """Take the next chunk of the job on a board; return its number, or -1 if none is left."""
+    """Take the next chunk of the job on the board at an address; return its number, or -1 if none is left."""
     place = board + _TICKET * _WORD
     ticket = load_shared(place)
     if (ticket & _NEXT) >= (ticket >> 32):
@@ -64,7 +65,10 @@ def _work(board: int, chunk: int) -> None:
 
 @_compiled
 def _serve(board: int, awake: int) -> None:
-    """Run chunks of a board's jobs until there have been none for a while, or the pool is closed."""
+    """Run chunks of a board's jobs until there have been none for a while, or the pool is closed.
+
+    `awake`: the address of the worker's flag, which is cleared at the end.
+    """
     idle = 0
     while idle < _SPINS + _DOZES and load_shared(board + _CLOSED * _WORD) == 0:
         chunk = _take(board)
@@ -82,7 +86,11 @@ def _serve(board: int, awake: int) -> None:
 
 @_compiled
 def _run(board: int, function: int, argument: int, chunks: int) -> int:
-    """Run all chunks of a job with the workers that are awake; return how many rounds it waited for them."""
+    """Run all chunks of a job with the workers that are awake, and wait for their last chunks.
+
+    `function`, `argument`: as in `Pool`. Returns how often the wait checked for the end, a measure of its
+    length.
+    """
     store_shared(board + _FUNCTION * _WORD, function)
     store_shared(board + _ARGUMENT * _WORD, argument)
     store_shared(board + _DONE * _WORD, 0)
@@ -119,7 +127,13 @@ class Pool:
     def run(self, function: int, argument: int, chunks: int, threads: int) -> None:
         """Run a job with up to `threads` threads.
 
-        While another caller's job runs, on the calling thread alone.
+        The calling thread runs it alone while the pool runs another caller's job or does without workers.
+
+        Args:
+            function: the address of the compiled function.
+            argument: the function's first argument.
+            chunks: the number of chunks.
+            threads: the most threads, the calling one included.
         """
         alone = threads == 1 or chunks == 1 or self._closed or time.monotonic() < self._alone_until
         if alone or not self._busy.acquire(blocking=False):
@@ -135,7 +149,7 @@ class Pool:
         self._dismiss()
 
     def close(self) -> None:
-        """End the workers within two seconds; later jobs run on the calling thread alone."""
+        """End the workers, waiting up to two seconds; later jobs run on the calling thread alone."""
         self._closed = True
         self._dismiss()
         until = time.monotonic() + _CLOSING_S
@@ -148,7 +162,10 @@ class Pool:
             waker.release()
 
     def _restart(self) -> None:
-        """Begin without workers: in a new pool, and in a forked child, which has no threads of its parent."""
+        """Set up the pool without workers.
+
+        A forked child calls this too, since it has no threads of its parent.
+        """
         self._words = np.zeros(1024, np.int64)
         self._offset = -self._words.ctypes.data % 64 // _WORD
         self._board = self._words.ctypes.data + self._offset * _WORD
@@ -159,7 +176,10 @@ class Pool:
         self._alone_s, self._alone_until = _SHORTEST, 0.0
 
     def _note(self, waited: int) -> None:
-        """Do without workers for a while if a long wait shows that one has lost its core within a chunk."""
+        """Do without workers for a while if the caller waited so long that a worker must have lost its core.
+
+        `waited`: the number that `_run` returned.
+        """
         if waited >= _PATIENCE:
             self._alone_until = time.monotonic() + self._alone_s
             self._alone_s = min(2 * self._alone_s, _LONGEST)
@@ -191,7 +211,10 @@ class Pool:
 
 
 def _worker(waker: threading.Semaphore, board: int, awake: int, words: Any) -> None:
-    """Serve a board, in the memory `words`, until its pool is closed."""
+    """Serve a board each time that `waker` is released, until its pool is closed.
+
+    `words`: the memory that contains the board.
+    """
     closed = -words.ctypes.data % 64 // _WORD + _CLOSED
     while not words[closed]:
         waker.acquire()

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""Draw a token on a CPU: the compiled twin of `jet.ops.sampling.sample`, with the repetition penalty.
+"""Draw a token on a CPU: the compiled version of `jet.ops.sampling.sample`, with the repetition penalty.
 
 The filters keep a prefix of the tokens sorted by probability. Instead of sorting all of them, tokens are
 counted and their weights summed in bins of equal width, the likeliest first. Only the bin in which top-p ends
@@ -35,7 +35,10 @@ def _bin_of(scaled, factor):
 
 @exact
 def _penalize(logits, seen, penalty, out):
-    """Write logits, those of `seen` tokens penalized, to `out`; `seen` may be empty."""
+    """Write the logits to `out`, with the repetition penalty for the tokens in the mask `seen`.
+
+    An empty mask penalizes no token.
+    """
     if seen.shape[0] == 0:
         for token in range(logits.shape[0]):
             out[token] = logits[token]
@@ -50,7 +53,10 @@ def _penalize(logits, seen, penalty, out):
 
 @inlined
 def _gather(scaled, floor, factor, wanted, members):
-    """Write the kept tokens of a bin to `members`, the likeliest first, then by number; return how many."""
+    """Write the tokens of the bin `wanted` that are not below `floor` to `members`; return their number.
+
+    They are sorted by descending logit, equal ones by ascending id.
+    """
     count = 0
     for token in range(scaled.shape[0]):
         number = scaled[token]
@@ -76,7 +82,10 @@ def _gather(scaled, floor, factor, wanted, members):
 
 @inlined
 def _edge_of(scaled, wanted, counts, members):
-    """Return the smallest of the `wanted` largest numbers, all at most 0."""
+    """Return the `wanted`-th largest of the numbers `scaled`, all of which are at most 0.
+
+    `counts`, `members`: scratch memory.
+    """
     low = np.float32(0)
     for number in scaled:
         low = number if number < low and number >= EXP_LOWEST else low
@@ -93,7 +102,11 @@ def _edge_of(scaled, wanted, counts, members):
 
 
 def _drawing(stamp):  # noqa: C901
-    """Create the kernel; the stamp is no vocabulary's size, its use puts it in the key."""
+    """Return the kernel as a Python function.
+
+    It compares the vocabulary's size with `stamp`. They are never equal; the comparison only makes the stamp
+    a part of the cache's key.
+    """
 
     def draw(logits, seen, settings, scaled, weights, sums, counts, members):  # noqa: C901
         penalty, temperature, min_p = np.float32(settings[0]), np.float32(settings[1]), settings[2]
@@ -184,9 +197,12 @@ class TokenDrawer:
         top_p: float,
         min_p: float,
     ) -> int:
-        """Return the token that `penalize_repetition` and `sample` draw, up to near ties, from logits `[V]`.
+        """Draw a token from float32 logits `[V]` by a uniform number `chance` in [0, 1); return its id.
 
-        `seen`: bool `[V]`, the tokens to penalize. Raises FloatingPointError as `sample` does.
+        The result is that of `penalize_repetition` and `sample`, except that rounding may decide near ties
+        differently. Raises FloatingPointError as `sample` does.
+
+        `seen`: bool `[V]`, the tokens to penalize; None to penalize none.
         """
         settings = np.array([penalty, temperature, min_p, top_p, top_k, chance])
         mask = _NONE if seen is None else array(seen)
