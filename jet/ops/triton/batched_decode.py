@@ -42,15 +42,18 @@ class Workspace:
         self.split_k_workspace = skinny.SplitKWorkspace()  # of our own products
 
     def input(self, weight: Weight, rows: int) -> Tensor:
-        """Return the input buffer of a product, in the weight's dtype."""
+        """Return the buffer for a product's input, `[rows, C]` in the dtype of the weight `[N, C]`."""
         return self._get("input", rows, weight.shape[1], weight.dtype, weight.device)
 
     def output(self, weight: Weight, rows: int) -> Tensor:
-        """Return the output buffer of a product, float32."""
+        """Return the buffer for a product's output, `[rows, N]` float32 for a weight `[N, C]`."""
         return self._get("output", rows, weight.shape[0], torch.float32, weight.device)
 
     def dequantized(self, weight: QuantizedTensor) -> Tensor:
-        """Dequantize a weight to its dtype, into the buffer that all weights share."""
+        """Return the buffer for a weight's dequantized values, in the weight's shape and dtype.
+
+        All weights share the memory. The caller writes the values.
+        """
         size = max(MAX_DEQUANTIZED, weight.columns)
         buffer = self._get("dequantized", 1, size, weight.dtype, weight.device)[0]
         return buffer[: weight.numel()].view(weight.shape)
@@ -71,7 +74,7 @@ def norm_linear(
     bias: Tensor | None,
     out: Tensor,
 ) -> BoundOp:
-    """Bind `norm_linear_reference`."""
+    """Bind the operation that `norm_linear_reference` defines."""
     normed = workspace.input(weight, len(x))
     multiply = matmul(workspace, normed, weight, out)
 
@@ -87,7 +90,7 @@ def norm_linear(
 def norm_swiglu(
     workspace: Workspace, x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor
 ) -> BoundOp:
-    """Bind `norm_swiglu_reference`."""
+    """Bind the operation that `norm_swiglu_reference` defines."""
     normed = workspace.input(gate_up, len(x))
     multiply = _gated_matmul(workspace, normed, gate_up, out)
 
@@ -114,7 +117,7 @@ def _gated_matmul(workspace: Workspace, x: Tensor, gate_up: Weight, out: Tensor)
 
 
 def linear_add(workspace: Workspace, h: Tensor, weight: Weight, x: Tensor) -> BoundOp:
-    """Bind `linear_add_reference`; fastest if `h` has the type of the weight."""
+    """Bind the operation that `linear_add_reference` defines; fastest if `h` has the weight's dtype."""
     if h.dtype == weight.dtype:
         return matmul(workspace, h, weight, x, add=True)
     rounded = workspace.input(weight, len(h))
@@ -130,7 +133,7 @@ def linear_add(workspace: Workspace, h: Tensor, weight: Weight, x: Tensor) -> Bo
 def gated_norm_linear_add(
     workspace: Workspace, o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
 ) -> BoundOp:
-    """Bind `gated_norm_linear_add_reference`."""
+    """Bind the operation that `gated_norm_linear_add_reference` defines."""
     size = norm_weight.shape[0]
     heads, padded = o.shape[1] // size, triton.next_power_of_2(size)
     normed = workspace.input(weight, len(o))
@@ -158,7 +161,7 @@ def jet_step(
     out: Tensor,
     sizes: JetSizes,
 ) -> BoundOp:
-    """Bind `jet_step_reference`."""
+    """Bind the operation that `jet_step_reference` defines."""
     sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
     batch = len(projected)
     hidden, kernels = workspace.input(kernels_weight, batch), workspace.output(kernels_weight, batch)
@@ -203,7 +206,7 @@ def matmul(workspace: Workspace, x: Tensor, weight: Weight, out: Tensor, add: bo
         x: `[B, C]` in the type of `weight`.
         weight: `[N, C]`.
         out: `[B, N]` float32.
-        add: whether to add to the values in `out`, within the product's sums.
+        add: whether to add to the values in `out`.
     """
     if isinstance(weight, QuantizedTensor):
         return _dequantized_matmul(workspace, x, weight, out, add)

@@ -21,9 +21,9 @@ _settled: set[int] = set()
 
 
 def settle_keys() -> None:
-    """Hash all kernels of `jet.ops.triton`, each after the functions it calls.
+    """Hash all kernels of `jet.ops.triton`, each after the functions that it calls.
 
-    Called before the first launch.
+    Must be called before the first launch.
     """
     for found in pkgutil.iter_modules(room.__path__):
         module = importlib.import_module(f"{room.__name__}.{found.name}")

@@ -3,8 +3,8 @@
 """Shared parts of the decode kernels: dependent launches and small functions.
 
 With programmatic dependent launch, a kernel's programs start as soon as the previous kernel leaves room. They
-read their weights, and then `prefetch_and_wait` for the previous kernel's results. While they wait, they
-prefetch the first bytes that the next kernel will read (`prefetch`) into the L2 cache.
+read their weights, and then wait for the previous kernel's results (`prefetch_and_wait`). While they wait,
+they prefetch the first bytes that the next kernel will read (`prefetch`) into the L2 cache.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def launch_options(num_warps: int, pdl: bool, prefetch: Tensor | None = None) ->
 
 @triton.jit
 def load_segment(chunk_meta, segment):
-    """Return a segment's slot, tokens before the chunk, tokens in it, and offset (`jet.ops.chunk_meta`)."""
+    """Return a segment's slot, its tokens before the chunk, its tokens in the chunk, and its offset there.
+
+    See `jet.ops.chunk_meta`.
+    """
     fields = chunk_meta + segment * _FIELDS
     slot, start = tl.load(fields).to(tl.int64), tl.load(fields + 1)
     return slot, start, tl.load(fields + 2), tl.load(fields + 3)
@@ -55,7 +58,7 @@ def load_segment(chunk_meta, segment):
 
 @triton.jit
 def segment_at(chunk_meta, token):
-    """Return the number of the segment with a token of the chunk."""
+    """Return the index of the segment that contains `token`, a token's index in the chunk."""
     return tl.load(chunk_meta + _MAX_PACKED * _FIELDS + token // _ALIGNMENT)
 
 

@@ -39,7 +39,13 @@ _device_numbers = count(-1, -1)  # no GPU's; each trace has its own, as Triton k
 
 
 class CompileJob(NamedTuple):
-    """One kernel with one specialization, which is the JSON that Triton's hooks report."""
+    """One kernel with one specialization.
+
+    Attributes:
+        module: the module of the kernel's function.
+        name: the function's name in the module.
+        specialization: types, alignments and constants of a launch, in the JSON that Triton's hooks report.
+    """
 
     module: str
     name: str
@@ -123,11 +129,11 @@ def _outlined(argument: Any) -> Any:
 
 
 def run_job(job: CompileJob, target: GpuTarget) -> tuple[bool, list[str]]:
-    """Compile a job into Triton's cache.
-
-    Returns whether that was necessary, and the folders that a launch reads.
+    """Compile a job into Triton's cache, unless the cache has it.
 
     Also builds the kernel's launcher, for versions of Triton with one launcher per kernel.
+
+    Returns whether the kernel was compiled, and the names of the cache's folders that a launch reads.
     """
     kernel = _function(job)
     source, options = _source(kernel, job)
@@ -148,7 +154,8 @@ def run_job(job: CompileJob, target: GpuTarget) -> tuple[bool, list[str]]:
 def build_utilities() -> list[str]:
     """Build the library that Triton's driver loads before the first launch.
 
-    Returns the names of its folders.
+    Returns the names of the cache's folders with the library; none if this version of Triton has no such
+    library.
     """
     from triton.backends.nvidia import driver as nvidia
 

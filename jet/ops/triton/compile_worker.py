@@ -18,7 +18,10 @@ from jet.ops.triton.compile_jobs import CompileJob, build_utilities, run_job
 def main(nice: int) -> None:
     """Compile jobs until the input ends.
 
-    The first input line is the target. A line `null` stands for the driver's utilities.
+    The first input line is the target: a JSON list of the fields of `GpuTarget`. Each further line is a job:
+    a JSON list of the fields of `CompileJob`, or `null` for the driver's utilities.
+
+    `nice`: the number to add to this process's niceness.
     """
     if nice:
         os.nice(nice)

@@ -8,8 +8,8 @@ values are read once. A second kernel combines the splits.
 The largest number of splits is fixed at launch. The number in use depends on the row's length, which is read
 on the device: tiles are divided evenly among the splits, and programs without tiles end at once.
 
-No program reads the new token's key and value from memory. Split 0 has them in registers, begins its softmax
-with them and writes them; all others leave that token out.
+No program reads the new token's key and value from memory. The program of split 0 computes them in registers,
+begins its softmax with them, and writes them to memory; all other programs leave the new token out.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def attend_pages(
     pdl: bool = False,
     prefetch: Tensor | None = None,
 ) -> None:
-    """Compute `attend_pages_reference`, with the same arguments; the page size must be a power of two."""
+    """Compute the same as `attend_pages_reference`; the page size must be a power of two."""
     keys, values = pages[:, 0], pages[:, 1]
     _attend(projected, cos, sin, position, slots, page_table, keys, values, out, scratch, pdl, prefetch)
 
@@ -101,7 +101,7 @@ def attend_window(
     pdl: bool = False,
     prefetch: Tensor | None = None,
 ) -> None:
-    """Compute `attend_window_reference`, with the same arguments."""
+    """Compute the same as `attend_window_reference`."""
     _attend(
         projected, cos, sin, position, slots, None, window_keys, window_values, out, scratch, pdl, prefetch
     )
@@ -123,7 +123,7 @@ def _attend(
 ) -> None:
     """Launch both kernels on keys and values `[pages, Hkv, PAGE_SIZE, D]`.
 
-    On rings if `page_table` is None.
+    `page_table`: None if keys and values are rings, one for each slot.
     """
     kv_heads, page, head_dim = keys.shape[1:]
     batch, heads, splits = len(projected), out.shape[1] // head_dim, scratch.maximum.shape[2]
@@ -162,8 +162,9 @@ def _attend(
 def _tile_sizes(keys: Tensor, group: int, paged: bool) -> tuple[bool, int, int, int]:
     """Return whether tensor cores multiply, the padded sizes of a head group and a head, and keys per tile.
 
-    A tile is within one page. With tensor cores it has 8 KiB, enough loads in flight for the bandwidth, and
-    little enough for every device. Without them, registers hold one product for each number and head.
+    A tile of pages lies within one page. With tensor cores a tile has about 8 KiB: enough loads in flight for
+    the bandwidth, and little enough for every device. Without tensor cores the tile is smaller, since
+    registers hold the products of all its numbers with all heads of the group.
     """
     page, head_dim = keys.shape[2:]
     dot = keys.dtype != torch.float32 and (page >= 16 or not paged) and _has_tensor_cores(keys.device)
@@ -282,7 +283,7 @@ def _count_splits(
 
 @triton.jit
 def _page_index(page_table, page_table_stride, slot, index, RING: tl.constexpr):
-    """Return the int64 number of a row's page."""
+    """Return the int64 number of a row's page; for a ring, this is the row's slot."""
     return slot if RING else tl.load(page_table + slot * page_table_stride + index).to(tl.int64)
 
 
@@ -300,7 +301,10 @@ def _new_kv(
 
 @triton.jit
 def _rotate(heads, head, exists, angles, dim, DIM: tl.constexpr):
-    """Load some heads with rotary position embedding, `[len(head), DIM_PADDED]`; zeros where none exists."""
+    """Load some heads with rotary position embedding, `[len(head), DIM_PADDED]`.
+
+    Heads for which `exists` is false are zeros.
+    """
     half: tl.constexpr = DIM // 2
     partner = tl.where(dim < half, dim + half, dim - half)
     mask = exists[:, None] & (dim < DIM)[None, :]

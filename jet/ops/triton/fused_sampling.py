@@ -60,11 +60,11 @@ class SamplerScratch:
     """Buffers between the sampling kernels; need not be initialized.
 
     Attributes:
-        maxima: `[B, groups]` float32, the largest logit of every group, +inf where one is NaN.
+        maxima: `[B, groups]` float32, the largest logit of every group, +inf for groups with a NaN.
         peak: `[B]` float32, the largest logit of the row.
         mass: `[B, blocks]` int64, the sum of the weights of each block's tokens.
-        binned_count: `[B, BINS]` int32, the number of tokens in each bin that min-p keeps.
-        binned_mass: `[B, BINS]` int64, the sum of their weights.
+        binned_count: `[B, BINS]` int32, the number of counted tokens (see `_counted`) in each bin.
+        binned_mass: `[B, BINS]` int64, the sum of the weights of these tokens.
         low: `[B]` int32, the first key of the bracket.
         limit: `[B]` int32, the last key of the bracket.
         top_p_mass: `[B]` int64, the weight of the tokens up to the edge of top-p, for rows without top-k.
@@ -132,10 +132,9 @@ def greedy(
     """Choose the likeliest token of every active row, whatever its temperature.
 
     Args:
-        logits: `[B, V]` float32, the last dimension contiguous; the penalty is written into it, and -inf for
-            forbidden tokens.
-        rows: the rows' parameters and states. Writes `token`, increments `step`, and flags bad logits in
-            `status`.
+        logits: `[B, V]` float32, the last dimension contiguous; the penalty is written into it.
+        rows: the rows' parameters and states. Writes `token`, increments `step` and `position`, sets `slot`
+            to `null_slot` after a stop token, and sets `status` if the logits are not finite.
         token_mask: `[slots, V]` uint8, contiguous; 1 for every token of the text. The drawn token is added.
         scratch: buffers for at least B rows and the same V.
         penalize: whether any row has a repetition penalty.
@@ -169,11 +168,13 @@ def sample(
     """Sample the next token of every active row, by its logits, parameters, seed and step only.
 
     Keeps the tokens that `jet.ops.sampling.candidates` keeps; of equally likely tokens at the edge of top-p,
-    those with the lowest ids. The random number is `jet.ops.sampling.uniform`; it is compared with the
-    cumulative weights of the tokens before the bracket by id, then of those in it.
+    those with the lowest ids. `jet.ops.sampling.uniform` gives the random number. It is compared with the
+    cumulative weights of the kept tokens: first those before the bracket, then those in it, both in the order
+    of their ids.
 
-    Arguments are those of `greedy`. Filters that `flags` does not have are off, whatever the rows'
-    parameters. `shape` must be given if `flags.uses_shape`.
+    Arguments are those of `greedy`. If `flags.uses_min_tokens`, -inf is written into `logits` for forbidden
+    stop tokens. Filters that `flags` does not have are off, whatever the rows' parameters. `shape` must be
+    given if `flags.uses_shape`.
     """
     launch = _Launch(logits, scratch, pdl)
     filters = {"TOP_K": flags.uses_top_k, "TOP_P": flags.uses_top_p}
@@ -225,7 +226,7 @@ def sample(
 
 
 class _Launch:
-    """The checked sizes of one call."""
+    """The sizes of one call. Raises ValueError if logits and scratch do not fit each other."""
 
     def __init__(self, logits: Tensor, scratch: SamplerScratch, pdl: bool) -> None:
         self.batch, self.vocabulary = logits.shape
@@ -571,7 +572,8 @@ def _bracket(
 def _counted(floor, top_k, top_p, vocabulary, TOP_K: tl.constexpr, TOP_P: tl.constexpr):
     """Return the largest key to count: min-p's bound, or KEY_INF if both top-k and top-p filter.
 
-    In the latter case, the weight of top-p is a fraction of the weight that top-k keeps.
+    With both filters, top-p takes a fraction of the weight of all tokens that top-k keeps, so all tokens
+    count.
     """
     both = _filters_k(top_k, vocabulary, TOP_K) & _filters_p(top_p, TOP_P)
     return tl.where(both, KEY_INF, floor)
@@ -583,7 +585,7 @@ def _edges(
     top_p_mass,
     floor, top_k, top_p, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
 ):  # fmt: skip
-    """Return the last kept key, how many tokens with it are kept, and the kept weight of the bracket.
+    """Return the last kept key, how many tokens with this key are kept, and the kept weight of the bracket.
 
     `certain`: the weight of the tokens before the bracket. `top_p_mass`: the weight up to the edge of top-p,
     ignoring top-k.
@@ -645,7 +647,7 @@ def _search(
     """Find the smallest key, from `low` to `limit`, at which the cumulative sum reaches `target`.
 
     Sums the weights of the tokens in the bracket up to key `edge`, or their number without `WEIGHTS`. Returns
-    the key, and the sum of all smaller keys.
+    the key, and the sum over all smaller keys.
     """
     below = tl.full((), 0, tl.int64)
     _, first = _tile(ids_ptr, logits_ptr, 0, remaining, peak, temperature, vocabulary, True)
@@ -684,7 +686,7 @@ def _sums(key, values, low, shift):
 def _narrow(sums, low, below, shift, target):
     """Find the interval in which the cumulative sum reaches `target`.
 
-    Returns its first key and the sum before.
+    Returns the interval's first key, and the cumulative sum before this key.
     """
     short = sums < target
     below = tl.maximum(below, tl.max(tl.where(short, sums, 0), axis=0))
@@ -693,7 +695,10 @@ def _narrow(sums, low, below, shift, target):
 
 @triton.jit
 def _kept_mass(ids_ptr, logits_ptr, remaining, peak, temperature, vocabulary, edge, ties):
-    """Return the weight of the bracket's tokens with keys below `edge` and the first `ties` with `edge`."""
+    """Return the weight of the bracket's kept tokens.
+
+    These are the tokens with keys below `edge`, and the first `ties` tokens with the key `edge`.
+    """
     total = tl.full((), 0, tl.int64)
     for start in range(0, remaining, TILE):
         _, key = _tile(ids_ptr, logits_ptr, start, remaining, peak, temperature, vocabulary, True)

@@ -2,9 +2,9 @@
 # mypy: disable-error-code="assignment"
 """The decode step for a few rows: one tensor-core product per projection, with everything else fused into it.
 
-A product for 2 to 8 rows can take no longer than reading its weight, if memory is never idle. So norms,
-activations, biases and residuals are parts of the products. With programmatic dependent launch, a product
-reads its weight into registers while the previous kernel ends.
+A product for 2 to 8 rows need not take longer than reading its weight, as long as memory is never idle. So
+norms, activations, biases and residuals are parts of the products. With programmatic dependent launch, a
+product reads its weight into registers while the previous kernel ends.
 
 - The divisor of a norm is the same for all of a row's inputs, so it is applied to the row's outputs. An
   operation that writes the residual stream also writes the stream times the scale of the following norm, in
@@ -51,7 +51,7 @@ class ProductCut:
         chunks: the chunks of columns that a program multiplies in one step, one for each warp.
         columns: the columns of a chunk.
         parts: the parts that all columns are split into; each part of a tile has a program of its own.
-        programs: about the largest number of programs; each runs several tiles if there are more.
+        programs: about the largest number of programs; a program runs several tiles if there are more tiles.
     """
 
     rows: int = 16
@@ -105,14 +105,17 @@ class Workspace:
     _tensors: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
 
     def get(self, use: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return the buffer for a use, which all layers share."""
+        """Return the buffer of a shape and dtype for the purpose named `use`, which all layers share."""
         key = (use, shape, dtype, device)
         if key not in self._tensors:
             self._tensors[key] = torch.empty(shape, dtype=dtype, device=device)
         return self._tensors[key]
 
     def write_stream(self, x: Tensor, shares: int) -> Stream:
-        """Return a new stream for x `[B, C]`, whose writer gives `shares` sums of squares per row."""
+        """Return a new stream for x `[B, C]`, to be written by the operation that is being bound.
+
+        `shares`: the number of partial sums of squares that the operation writes for each row.
+        """
         scaled = self.get("stream", tuple(x.shape), self.dtype, x.device)
         memory = self.get("squares", (len(x) * 256,), torch.float32, x.device)
         self.stream = Stream(scaled, memory, shares)
@@ -135,7 +138,7 @@ def embed(
     cos: Tensor,
     sin: Tensor,
 ) -> Step:
-    """Bind `embed_reference`."""
+    """Bind the operation that `embed_reference` defines."""
     batch, c = x.shape
     block = min(BLOCK, triton.next_power_of_2(c))
     blocks = triton.cdiv(c, block)
@@ -164,7 +167,7 @@ def norm_linear(
     copied_from: int = 0,
     cut: ProductCut | None = None,
 ) -> Step:
-    """Bind `norm_linear_reference`.
+    """Bind the operation that `norm_linear_reference` defines, with the workspace's stream in place of x.
 
     SiLU is applied to the first `activated` outputs. M outputs from `copied_from` on are also written to
     `copied`, `[B, M]` bfloat16.
@@ -190,7 +193,7 @@ def norm_swiglu(
     out: Tensor,
     cut: ProductCut | None = None,
 ) -> Step:
-    """Bind `norm_swiglu_reference`."""
+    """Bind the operation that `norm_swiglu_reference` defines, with the workspace's stream in place of x."""
     stream = workspace.read_stream(norm_weight)
     given = Product(workspace, stream.scaled, gate_up, out, cut, gated=True)
     given.normalize(stream, eps)
@@ -200,7 +203,7 @@ def norm_swiglu(
 def linear_add(
     workspace: Workspace, h: Tensor, weight: Tensor, x: Tensor, cut: ProductCut | None = None
 ) -> Step:
-    """Bind `linear_add_reference`; fastest if `h` is bfloat16."""
+    """Bind the operation that `linear_add_reference` defines; fastest if `h` is bfloat16."""
     halved = h if h.dtype == weight.dtype else workspace.get("input", tuple(h.shape), weight.dtype, h.device)
     given = Product(workspace, halved, weight, x, cut)
     given.add_to_stream(x)
@@ -266,7 +269,7 @@ def jet_step(
     squares: Tensor,
     sizes: JetSizes,
 ) -> Step:
-    """Bind `jet_step_reference` with the first half of the gated norm that follows it.
+    """Bind `jet_step_reference`, together with the first half of the gated norm that follows it.
 
     Arguments that differ from `jet_step_reference`:
         projected: with q and k already activated.
@@ -308,7 +311,18 @@ class Product:
         gated: bool = False,
         divides: int = 0,
     ) -> None:
-        """`divides`: a size that must be a multiple of a step's columns; 0 for none."""
+        """Bind a product `given @ weight.T`. Raises ValueError unless shapes fit and all is contiguous.
+
+        Args:
+            workspace: buffers and options of all products.
+            given: `[B, C]`.
+            weight: `[N, C]`, or `[2 * N, C]` if `gated`, with the gate's rows first.
+            out: `[B, N]`.
+            cut: how the work is divided; None to choose by the weight's shape.
+            gated: whether the outputs are `silu(gate) * up`.
+            divides: a number of columns, such as a head's, that must be a multiple of a chunk's columns; 0
+                for none.
+        """
         (batch, c), n = given.shape, out.shape[1]
         self._batch = batch
         fits = weight.shape == (n * (2 if gated else 1), c) and len(out) == batch
@@ -345,7 +359,7 @@ class Product:
         }  # fmt: skip
 
     def normalize(self, stream: Stream, eps: float) -> None:
-        """Divide each row's outputs by the root mean square of its inputs, from `stream`."""
+        """Let `run` divide each row's outputs by the root mean square of the row's inputs, from `stream`."""
         self.eps = eps
         self.tensors["squares"] = stream.squares
         self.options |= {
@@ -354,7 +368,7 @@ class Product:
         }
 
     def add_to_stream(self, x: Tensor) -> None:
-        """Add the outputs to the residual stream x; write the workspace's stream for the following norm."""
+        """Let `run` add the outputs to the residual stream x, and write the stream for the following norm."""
         self._stream = self._workspace.write_stream(x, self._tiles)
         self.options["ADD"] = True
 
@@ -384,8 +398,8 @@ def _launch(workspace: Workspace, warps: int) -> dict[str, Any]:
 def choose_cut(n: int, c: int, device: torch.device) -> ProductCut:
     """Choose how to divide a product with a weight of `n` rows and `c` columns.
 
-    Near the fastest choices on an H200: two programs per multiprocessor, each with several tiles; three if
-    columns are split, four if there are few columns.
+    The choices are near the fastest on an H200. A weight with few rows gets three programs per multiprocessor
+    and has its columns split. Any other weight gets two programs, or four if it has few columns.
     """
     target = gpu_target(device)
     processors = 4 if target is None else target.processors

@@ -107,7 +107,10 @@ def _hand_over(
     HEADS: tl.constexpr, SHARES: tl.constexpr, SHARES_PADDED: tl.constexpr, ROWS: tl.constexpr,
     PARTS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Finish a tile; if columns are split, the last program to arrive first sums the parts in order."""
+    """Apply the fused operations to a tile's sums and write them.
+
+    If columns are split, only the last program to arrive does so, after adding all parts in order.
+    """
     MINE: tl.constexpr = ROWS // 2 if GATED else ROWS
     if PARTS == 1:
         _finish(product, tile, out, squares, bias, copied, scale, scaled, squares_after, eps, batch, N, C,

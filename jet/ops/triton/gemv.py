@@ -1,6 +1,6 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""Matrix-vector products, fused with the norm before and the activation or residual after them; embedding.
+"""Embedding, and matrix-vector products fused with the norm, activation or residual next to them.
 
 A program computes a few outputs, from whole rows of the weight. It loads the rows into registers, as a tuple
 of tiles along the columns, before it waits for the kernel that writes its input. With programmatic dependent
@@ -50,7 +50,7 @@ def norm_linear(
     config: GemvConfig | None = None,
     prefetch: Tensor | None = None,
 ) -> None:
-    """Compute `norm_linear_reference`; fastest if the norm's weight and the other weight have the same type.
+    """Compute the same as `norm_linear_reference`; fastest if both weights have the same type.
 
     SiLU is applied to the first `num_activated` outputs, once here instead of in every program that reads
     them.
@@ -87,7 +87,7 @@ def norm_swiglu(
     config: GemvConfig | None = None,
     prefetch: Tensor | None = None,
 ) -> None:
-    """Compute `norm_swiglu_reference`; fastest if the norm's weight and the other weight have the same type.
+    """Compute the same as `norm_swiglu_reference`; fastest if both weights have the same type.
 
     For quantized weights, `out` may be packed int16, `[B, packed_mlp_columns]`.
     """
@@ -122,7 +122,7 @@ def linear_add(
     config: GemvConfig | None = None,
     prefetch: Tensor | None = None,
 ) -> None:
-    """Compute `linear_add_reference`.
+    """Compute the same as `linear_add_reference`.
 
     For quantized weights, `h` may be packed int16, `[B, packed_mlp_columns]`.
     """
@@ -157,9 +157,8 @@ def heads_linear_add(
 
     Args:
         o: the gated norm's inputs times its scale and the activated gate, `[B, H * V]` float32.
-        partial_squares: S partial sums of the squares of each head's inputs, `[B, H, S]` float32. A head is
-            divided by the root of their sum over V.
-        eps: the norm's epsilon.
+        partial_squares: S partial sums of the squares of each head's inputs, `[B, H, S]` float32.
+        eps: the norm's epsilon. A head is divided by `sqrt(sum / V + eps)`, with the sum of its partial sums.
         weight: `[N, H * V]`.
         x: `[B, N]` float32, added to.
     """
@@ -212,7 +211,7 @@ def embed(
     pdl: bool = False,
     prefetch: Tensor | None = None,
 ) -> None:
-    """Compute `embed_reference`."""
+    """Compute the same as `embed_reference`."""
     batch, c = x.shape
     kernel_args = row_layout(embedding)
     block = min(1024, triton.next_power_of_2(kernel_args["ROW_SIZE"]))

@@ -27,11 +27,15 @@ ANY_ROWS = 2**31
 
 @dataclass(frozen=True)
 class GemvConfig:
-    """The weight rows of a program, the columns of a tile (both powers of two), and the warps of a program.
+    """How the work of a matrix-vector product is divided.
 
-    For `norm_swiglu`, `block_n` is the number of gate rows, with as many up rows. For `heads_linear_add`,
-    `block_k` is an upper bound of the heads in a tile. For `jet_step`, `block_n` is the number of value
-    channels, with `width` rows each.
+    Attributes:
+        block_n: the weight rows of a program, a power of two. For `norm_swiglu`, the number of gate rows,
+            with as many up rows. For `jet_step`, the number of value channels, each with a weight row for
+            each tap.
+        block_k: the columns of a tile, a power of two. For `heads_linear_add` with unquantized weights, an
+            upper bound of the columns of the heads in a tile.
+        num_warps: the warps of a program.
     """
 
     block_n: int
@@ -91,8 +95,8 @@ def default_gemv_config(kind: GemvKind, n: int, c: int, itemsize: int) -> GemvCo
 def gemv_config_for(kind: GemvKind, n: int, weight: Weight) -> GemvConfig:
     """Choose the configuration for a weight; `n` as in `default_gemv_config`.
 
-    Quantized weights without a measured configuration get as many threads as half precision, since their
-    inputs take the registers; their tiles are narrower if much of the last tile would be padding.
+    A quantized weight without a measured configuration gets as many threads as half precision, since its
+    inputs take the registers. Its tiles are narrower if much of the last tile would be padding.
     """
     if not isinstance(weight, QuantizedTensor):
         return default_gemv_config(kind, n, weight.shape[1], weight.element_size())

@@ -341,7 +341,10 @@ def _store_packed(out, result, N: tl.constexpr):
 
 @triton.jit
 def _normed(tiles, norms, C: tl.constexpr, eps):
-    """Multiply the tiles of a vector by those of the norm's weights; return them and the norm's factor."""
+    """Multiply the tiles of a vector by the tiles of the norm's weights.
+
+    Returns the products, and the reciprocal root mean square of the vector.
+    """
     squares = tl.zeros(tiles[0].shape, tl.float32)
     values = ()
     for i in tl.static_range(len(tiles)):
@@ -372,8 +375,8 @@ def _quantize_inputs(tiles):
     """Quantize tiles `[P, SEGMENT]` to 16-bit integers; the same part of all tiles shares one scale.
 
     Returns a tuple of one tensor per tile, and the scales as a tuple of one tensor `[P]`. Four integers are
-    packed into 64 bits, `[P * SEGMENT / WORD]`: the low bytes, and above them the high bytes. The scale of a
-    part with a value that is not finite is not finite.
+    packed into 64 bits, `[P * SEGMENT / WORD]`: the low bytes, and above them the high bytes. If a part
+    contains infinities or NaN, its scale is infinite or NaN.
     """
     peak = tl.abs(tiles[0])
     for i in tl.static_range(1, len(tiles)):

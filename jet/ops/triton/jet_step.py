@@ -68,7 +68,7 @@ def jet_step(
     prefetch: Tensor | None = None,
     load_before_wait: bool = False,
 ) -> None:
-    """Compute `jet_step_reference` with the first half of the gated norm that follows it.
+    """Compute `jet_step_reference`, together with the first half of the gated norm that follows it.
 
     Arguments that differ from `jet_step_reference`:
         projected: with q, k and w1 already activated (`num_activated`).
@@ -76,9 +76,9 @@ def jet_step(
         out: `[B, H * V]` float32, gets the result times `norm_weight` and the activated gate.
         partial_squares: `[B, H, num_partials]` float32, gets partial sums of the squares of each head's
             result.
-        load_before_wait: whether to read slots and states before waiting for the previous kernels. None of
-            the kernels before it in a chain of dependent launches may write them, as if each graph is one
-            step.
+        load_before_wait: whether to read slots and states before waiting for the previous kernels. Earlier
+            kernels in a chain of dependent launches must then not write them. A graph of one step meets this
+            condition.
     """
     sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
     config = config or _config(sizes, kernels_weight)
@@ -135,7 +135,10 @@ def _config(sizes: JetSizes, weight: Weight) -> GemvConfig:
 
 
 def block_key(key: int) -> int:
-    """Return the tile's size along the keys: a power of two that divides `key`, if a large one does."""
+    """Return the number of key channels in a tile of the state, a power of two of at most 64.
+
+    It divides `key` if `key` is a multiple of 16.
+    """
     divisor = key & -key
     return min(divisor, MAX_BLOCK_KEY) if divisor >= 16 else min(int(triton.next_power_of_2(key)), 32)
 
@@ -169,9 +172,9 @@ def _load_generator(
     HALVES: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
 ):
-    """Load the generator's weights for the channels `[BLOCK_V]`, as tuples with one element for each tap.
+    """Load the generator's weights for the channels `[BLOCK_V]`, tap by tap.
 
-    Returns rows as tiles `[BLOCK_V, BLOCK_K]`, scales, and biases `[BLOCK_V]`.
+    Returns three tuples: weight rows as tiles `[BLOCK_V, BLOCK_K]`, scales, and biases `[BLOCK_V]`.
     """
     weights = ()
     scales = ()

@@ -2,13 +2,14 @@
 # mypy: disable-error-code="assignment"
 """Attention of a chunk's tokens to all earlier tokens and the chunk: kernels for `jet.ops.prefill_backends`.
 
-There are two or three launches. The first rotates heads and writes keys and values to memory. Then each
-program attends from some queries of one head to the keys that any of them sees, block by block, with an
-online softmax (arXiv 2205.14135); blocks outside of a window are skipped. `chunk_meta` on the device tells
-which sequences the tokens belong to, so that a captured graph serves every chunk.
+One kernel rotates heads and writes keys and values to memory. In another, each program attends from some
+queries of one head to the keys that any of them sees, block by block, with an online softmax (arXiv
+2205.14135); blocks outside of a window are skipped. `chunk_meta` on the device tells which sequences the
+tokens belong to, so that a captured graph serves every chunk.
 
-Full attention reads the pages. The ring of a window is first copied to a buffer in order, followed by the
-chunk, since the chunk will overwrite it. Each segment has its own rows there, from token `start - WINDOW` on.
+Full attention reads the pages. Window attention reads a buffer and needs two more kernels. The first copies
+the ring to the buffer in order, where the chunk's keys and values will follow; the last copies the newest
+tokens back to the ring. Each segment has its own rows in the buffer, from token `start - WINDOW` on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def attend_pages(
     queries: Tensor,
     out: Tensor,
 ) -> None:
-    """Compute `attend_pages_reference`; `queries` is scratch memory of the shape of `out`."""
+    """Compute the same as `attend_pages_reference`; `queries` is scratch memory of the shape of `out`."""
     kv_heads, page, dim = pages.shape[2:]
     heads = projected.shape[1] // dim - 2 * kv_heads
     shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
@@ -56,7 +57,10 @@ def attend_pages(
 
 
 def window_rows(window: int, tokens: int) -> int:
-    """Return the rows of a window buffer: `tokens` for the chunk, and a window for each segment."""
+    """Return the number of rows of a window buffer.
+
+    There are `tokens` rows for the chunk, and `window` rows for each of `MAX_PACKED` segments.
+    """
     return MAX_PACKED * window + tokens
 
 
@@ -70,7 +74,11 @@ def attend_window(
     queries: Tensor,
     out: Tensor,
 ) -> None:
-    """Compute `attend_window_reference`; `window_buffer` is scratch memory of `window_rows` rows."""
+    """Compute the same as `attend_window_reference`.
+
+    `window_buffer`: scratch memory with `window_rows` rows. `queries`: scratch memory of the shape of `out`.
+    Raises ValueError if `window_buffer` has too few rows.
+    """
     kv_heads, window, dim = ring_keys.shape[1:]
     heads = projected.shape[1] // dim - 2 * kv_heads
     shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
@@ -242,7 +250,11 @@ def _flash_kernel(
     PAGE_SIZE: tl.constexpr, WINDOW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, NUM_STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Attend from each token i to rows up to `i + shift`; with a window, to the last `WINDOW` of these."""
+    """Attend from each token i of a segment to the keys in rows up to `i + shift`.
+
+    `shift` is the number of a segment's rows before its first token. With a window, a token sees only the
+    last `WINDOW` of these rows.
+    """
     block = tl.num_programs(0) - 1 - tl.program_id(0)  # those with most to do begin first
     head = tl.program_id(1)
     kv_head = head // (HEADS // KV_HEADS)

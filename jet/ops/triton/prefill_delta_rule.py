@@ -6,7 +6,7 @@ The chunk is divided into blocks of 64 tokens. Within a block the corrections u 
 unit lower triangular system `(I + A) u = …`; see section 3.3 of arXiv 2412.06464. Three kernels:
 
 - `_prepare`, one program per block and head, all in parallel: computes gates, normalized keys and queries,
-  and the system, which are scratch in the model's type.
+  and the system, and writes them to scratch memory.
 - `_solve`, equally parallel: computes the inverse of the system.
 - `_scan`, one program per head and some value channels: carries the state from block to block, and writes the
   outputs. The state is kept transposed, `[V, K]` in registers, so that it is the left operand of every
@@ -37,7 +37,9 @@ _EPS = tl.constexpr(EPS)
 
 @dataclass(frozen=True)
 class DeltaRuleScratch:
-    """Results of `_prepare` for `_scan`, for `blocks` blocks of `BLOCK` tokens.
+    """Results of `_prepare` and `_solve` for `_scan`: N blocks of `BLOCK` tokens, H heads.
+
+    All tensors have the model's type unless another type is named.
 
     Attributes:
         w_keys: keys with the decay since the block's start, `[N, H, tiles, BLOCK, BLOCK_KEY]`; `_solve`
@@ -45,9 +47,10 @@ class DeltaRuleScratch:
         queries: queries with the decay since the block's start, in the same shape.
         keys: keys with the decay until the block's end, in the same shape.
         attention: products of queries and keys within the block, with decay, `[N, H, BLOCK, BLOCK]`.
-        system: A, in the shape of `attention`, in float16 or float32.
-        inverse: `(I + A)⁻¹ · diag(beta)`; times the values, it gives the corrections for a state of zeros.
-        beta: beta, `[N, H, BLOCK]` float32.
+        system: the matrix A of the system, in the shape of `attention`, in float16 or float32.
+        inverse: `(I + A)⁻¹ · diag(beta)`, in the shape of `attention`; times the values, it gives the
+            corrections for a state of zeros.
+        beta: the step sizes β, `[N, H, BLOCK]` float32.
         block_decay: the decay over each block, `[N, H]` float32.
     """
 
@@ -114,7 +117,7 @@ def chunk_delta(
     sizes: JetSizes,
     scratch: DeltaRuleScratch,
 ) -> None:
-    """Compute `chunk_delta_reference`."""
+    """Compute the same as `chunk_delta_reference`."""
     blocks = triton.cdiv(len(projected), BLOCK)
     tiles, width = key_tiles(sizes.head_k_dim)
     columns = min(64, max(16, triton.next_power_of_2(sizes.head_v_dim)))

@@ -17,7 +17,7 @@ COLUMNS = 1024  # of a program that has nothing to add up
 
 
 def norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
-    """Compute `norm_reference`."""
+    """Compute the same as `norm_reference`."""
     size = x.shape[1]
     padded = triton.next_power_of_2(size)
     warps = max(1, min(8, padded // 256))
@@ -25,13 +25,13 @@ def norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
 
 
 def swiglu(both: Tensor, out: Tensor) -> None:
-    """Compute `swiglu_reference`."""
+    """Compute the same as `swiglu_reference`."""
     tokens, size = out.shape
     _swiglu_kernel[(triton.cdiv(size, COLUMNS), tokens)](both, out, SIZE=size, BLOCK=COLUMNS, num_warps=4)
 
 
 def activate(x: Tensor, out: Tensor) -> None:
-    """Compute `activate_reference`."""
+    """Compute the same as `activate_reference`."""
     tokens, size = out.shape
     block = min(COLUMNS, triton.next_power_of_2(size))
     grid = triton.cdiv(size, block), tokens
@@ -39,7 +39,7 @@ def activate(x: Tensor, out: Tensor) -> None:
 
 
 def gated_norm(o: Tensor, gate: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
-    """Compute `gated_norm_reference`."""
+    """Compute the same as `gated_norm_reference`."""
     tokens, columns = o.shape
     size = weight.shape[0]
     padded = triton.next_power_of_2(size)
@@ -64,7 +64,7 @@ def gated_norm(o: Tensor, gate: Tensor, weight: Tensor, eps: float, out: Tensor)
 def convolve(
     values: Tensor, kernels: Tensor, bias: Tensor, chunk_meta: Tensor, conv_state: Tensor, out: Tensor
 ) -> None:
-    """Compute `convolve_reference`."""
+    """Compute the same as `convolve_reference`."""
     tokens, channels = out.shape
     block = min(512, triton.next_power_of_2(channels))
     rows = max(4, triton.next_power_of_2(conv_state.shape[2] - 1))  # enough to hold all that see the state
@@ -162,7 +162,7 @@ def _convolve_tile(
 ):  # fmt: skip
     """Convolve up to ROWS tokens from `first` to before `end`.
 
-    With `STATE`, the first tokens of a segment.
+    `STATE`: whether these are the first tokens of a segment, which also read the convolution state.
     """
     token = (first + tl.arange(0, ROWS))[:, None]
     channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -4,8 +4,8 @@ Computes the samplers of `jet.ops.sampler_chain` in their default order. One pro
 logits some twenty times from the L2 cache; it is launched only if a row of the batch uses these samplers. Its
 output goes to another buffer, so that log-probabilities are those of the original logits.
 
-Probabilities are sums of integers, as in `fused_sampling`, so that they are exact in any order; moments are
-sums of float64.
+Typical sampling sums probabilities as integers, as in `fused_sampling`, so that sums are exact in any order;
+moments are sums of float64.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, unused-ignore"
 
@@ -41,8 +41,8 @@ class ShapeBuffers:
         typical_p: 1 keeps all.
         dynatemp_range: 0 leaves the temperature fixed.
         dynatemp_exponent: exponent of the normalized entropy.
-        temperature: output, the temperature for the following kernels; 0 for rows that take the likeliest
-            token.
+        temperature: output, the temperature for the following kernels: 1 for rows whose `logits` are divided
+            by the temperature already, otherwise the row's own.
         logits: output, the changed logits `[B, V]` float32.
     """
 
@@ -68,9 +68,9 @@ class ShapeBuffers:
         return ShapeBuffers(*(getattr(self, field.name)[:count] for field in fields(self)))
 
     def write(self, settings: Iterable[tuple[float, float, float, float]]) -> None:
-        """Set top-nσ, typical p, range and exponent of the first rows.
+        """Set the settings of the first rows, each (top-nσ, typical p, range, exponent).
 
-        Turn the samplers of all others off.
+        Turn the samplers of all other rows off.
         """
         rows = list(settings)
         missing = len(self.temperature) - len(rows)
@@ -81,7 +81,10 @@ class ShapeBuffers:
 
 
 def shape_logits(logits: Tensor, rows: DecodeBatch, buffers: ShapeBuffers, *, pdl: bool = False) -> None:
-    """Write `buffers.logits` and `buffers.temperature` for every active row of `logits` `[B, V]`, float32."""
+    """Write `buffers.logits` and `buffers.temperature` for every active row of `logits` `[B, V]`, float32.
+
+    Raises ValueError if the buffers have too few rows or another vocabulary.
+    """
     batch, vocabulary = logits.shape
     if buffers.logits.shape[1] != vocabulary or len(buffers.logits) < batch:
         raise ValueError(f"Buffers for {list(buffers.logits.shape)} do not fit {list(logits.shape)}.")

@@ -3,8 +3,9 @@
 """Products of a weight with some dozen rows of inputs, which take about as long as reading the weight.
 
 Tensor cores multiply; sums are float32. A program computes the outputs of some weight rows for the whole
-batch, and reads them tile by tile through a pipeline. If the weight has few rows, several programs split its
-columns (split-K). The last program to finish adds the partial sums, always in the same order.
+batch, and reads these weight rows tile by tile through a pipeline. If the weight has few rows, several
+programs split its columns (split-K). The last program to finish adds the partial sums, always in the same
+order.
 
 Each function returns an operation bound to its tensors, to be called repeatedly.
 """

@@ -136,9 +136,10 @@ def to_float32(tile, HALF: tl.constexpr):
 
 @triton.jit
 def _biased_float32(tile, HALF: tl.constexpr):
-    """Convert codes to float32 with an offset: too large by `_INT8_ZERO` or `_INT4_ZERO`.
+    """Convert codes to float32 with an offset, in few instructions.
 
-    Of int4 codes, only the half with the number `HALF` is converted.
+    An int8 code becomes `code + _INT8_ZERO`. An int4 code becomes `code / 2 + _INT4_ZERO`; only the half with
+    the number `HALF` is converted.
     """
     if tile.dtype == tl.int8:
         if INTERPRETED:
@@ -169,7 +170,7 @@ def zero_accumulator(ROWS: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_SIZE: tl.c
 
 @triton.jit
 def int4_products(tile, inputs, scales, index: tl.constexpr, HALF: tl.constexpr):
-    """Multiply one half of an int4 tile by its inputs; return products summed by segments.
+    """Multiply one half of an int4 tile by its inputs; return scaled products, summed by segments.
 
     `index`: the index of the tile's scales in `scales`.
     """
