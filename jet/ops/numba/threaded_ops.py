@@ -43,7 +43,8 @@ class Workspace:
     def activations(self, batch: int, columns: int, span: int, width: int) -> dict[Job, Array]:
         """Allocate `batch` rows of activations; return the arrays by their fields in a job.
 
-        A row has `columns` values in runs of `span`, each padded with zeros; `width` in all.
+        A row has `columns` values in runs of `span` values. Each run is padded with zeros; a padded row has
+        `width` values.
         """
         key, size = (columns, span, width), batch * width
         if key not in self._held or self._held[key][Job.X].size < size:
@@ -82,7 +83,7 @@ class Product:
         self._batch = int(job[Job.BATCH])
 
     def __call__(self) -> None:
-        """Compute once."""
+        """Compute the product once, with the present contents of its tensors."""
         POOL.run(self._prepare, self._job, self._batch, self._threads if self._batch >= FEW else 1)
         POOL.run(self._multiply, self._job, self._chunks, self._threads)
 
@@ -105,7 +106,7 @@ class JetStep:
         self.resize(batch)
 
     def __call__(self) -> None:
-        """Compute once."""
+        """Compute the step once, with the present contents of its tensors."""
         self._generate()
         POOL.run(self._step, self._job, self._chunks, self._threads)
 
@@ -117,9 +118,11 @@ class JetStep:
 
 
 class Layers:
-    """Binds operations; arguments as in `jet.ops.reference`.
+    """Binds the decode step's operations to tensors. Their arguments are as in `jet.ops.reference`.
 
-    `in_order`: whether the rows are successive tokens of one sequence, and not one token of several.
+    Args:
+        threads: the most threads of an operation.
+        in_order: whether the rows are successive tokens of one sequence, and not one token of several.
     """
 
     def __init__(self, threads: int, in_order: bool = False) -> None:
@@ -129,7 +132,7 @@ class Layers:
     def norm_linear(
         self, x: Tensor, norm_weight: Tensor, eps: float, weight: Weight, bias: Tensor | None, out: Tensor
     ) -> BoundOp:
-        """Bind `norm_linear_reference`."""
+        """Bind the operation that `norm_linear_reference` defines."""
         if self._goes_alone(weight):
             return linear.norm_linear.bind(x, norm_weight, eps, weight, bias, out)
         return self._product(x, weight, out, Before.NORM, After.STORE, bias=bias, norm=(norm_weight, eps))
@@ -137,13 +140,13 @@ class Layers:
     def norm_swiglu(
         self, x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor
     ) -> BoundOp:
-        """Bind `norm_swiglu_reference`."""
+        """Bind the operation that `norm_swiglu_reference` defines."""
         if self._goes_alone(gate_up):
             return linear.norm_swiglu.bind(x, norm_weight, eps, gate_up, out)
         return self._product(x, gate_up, out, Before.NORM, After.SWIGLU, norm=(norm_weight, eps))
 
     def linear_add(self, h: Tensor, weight: Weight, x: Tensor) -> BoundOp:
-        """Bind `linear_add_reference`."""
+        """Bind the operation that `linear_add_reference` defines."""
         if self._goes_alone(weight):
             return linear.linear_add.bind(h, weight, x)
         return self._product(h, weight, x, Before.NOTHING, After.ADD)
@@ -151,7 +154,7 @@ class Layers:
     def gated_norm_linear_add(
         self, o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
     ) -> BoundOp:
-        """Bind `gated_norm_linear_add_reference`."""
+        """Bind the operation that `gated_norm_linear_add_reference` defines."""
         if self._goes_alone(weight):
             return linear.gated_norm_linear_add.bind(o, gate, norm_weight, eps, weight, x)
         norm = (norm_weight, eps)
@@ -174,7 +177,7 @@ class Layers:
         out: Tensor,
         sizes: JetSizes,
     ) -> BoundOp:
-        """Bind `jet_step_reference`."""
+        """Bind the operation that `jet_step_reference` defines."""
         given = (projected, kernels_weight, kernels_bias, log_decay_rate, dt_bias, slots)
         if self._goes_alone(kernels_weight) and not self.in_order:
             return jet_step.jet_step.bind(*given, conv_state, recurrent_state, out, sizes)
@@ -277,7 +280,10 @@ def _rows(tensor: Tensor) -> tuple[int, int]:
 
 
 def multiply(x: Tensor, weight: QuantizedTensor, bias: Tensor | None = None) -> Tensor:
-    """Compute `jet.ops.activations.linear_reference` with as many threads as torch uses, in x's dtype."""
+    """Return the result of `jet.ops.activations.linear_reference` in x's dtype.
+
+    Uses as many threads as torch does.
+    """
     rows = x.reshape(-1, weight.columns).float()
     out = torch.empty(len(rows), len(weight))
     if len(rows):
@@ -286,9 +292,9 @@ def multiply(x: Tensor, weight: QuantizedTensor, bias: Tensor | None = None) -> 
 
 
 def read_rates(size: int, threads: int, runs: int, least: int) -> tuple[float, ...]:
-    """Measure the read bandwidth for `size` bytes, in bytes a second: one value for each of `runs` runs.
+    """Return the read bandwidth of memory in bytes per second, one value for each of `runs` runs.
 
-    A run repeats the read until it has read `least` bytes, 1000 times at most. Nothing is written.
+    A run reads a buffer of `size` bytes repeatedly, until it has read `least` bytes, but at most 1000 times.
     """
     words = np.ones(-(-size // 8), np.uint64)
     step = CHUNK // 8
