@@ -12,7 +12,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from jet.engine.holder import EngineConfig
+    from jet.api import Engine, EngineInfo
+    from jet.engine.holder import EngineConfig, ModelHandle
     from jet.engine.stored_states import StateFolder
     from jet.server.hosting import Hosting
 
@@ -202,14 +204,11 @@ def serve(options: dict[str, Any]) -> int:
     from jet.hardware import HardwareError
     from jet.modeling import CheckpointError
     from jet.server.accounts import AccountsError
-    from jet.server.binding import AddressError
+    from jet.server.binding import AddressError, check_address
     from jet.server.lifecycle import GracefulShutdown
     from jet.server.openai import KeysError
-    from jet.server.standalone import launch_api
-    from jet.ui.page import build, launch
 
     _silence_libraries()
-    LOADING.listen(_progress())
     try:
         hosting = _hosting(options, api_only)
     except (AccountsError, KeysError, ValueError) as error:
@@ -217,45 +216,71 @@ def serve(options: dict[str, Any]) -> int:
     if hosting.states is not None:
         options["states"] = hosting.states
     source = MODEL_HOLDER.handle(_choice(options, zerogpu))
+    loading: Future[Engine] | None = None
     try:
-        if api_only:
-            server = launch_api(source, hosting, host, port)
-            url, close = server.url, server.close
-        else:
-            demo = build(source, hosting)
-            url, close = launch(demo, host, port, hosting), partial(demo.close, verbose=False)
-    except AddressError as error:
-        return _fail(f"{error} Choose another with --host and --port.")
-    gc.freeze()  # never scan libraries and page: it takes tenths of a second
-    gc.enable()
-    what = "The API of Jet Stories" if api_only else "Jet Stories"
-    print(f"{what} is at {url} and gets its model ready. Ctrl+C ends it.", flush=True)
-    try:
-        with GracefulShutdown(hosting.limiter) as shutdown:
-            info = source.engine().info()
-            kind = f", {info.dtype}" if info.dtype else ""
-            kind += f" with {info.quantization} weights" if info.quantization else ""
-            line_start = "\r\033[K" if sys.stdout.isatty() else ""  # overwrites the progress line
-            print(
-                f"{line_start}{info.model}{kind}, on {info.device_name}. License: {info.license}.", flush=True
-            )
-            if hosting.states is not None and info.stored_limit is not None:
-                print(
-                    f"The states of stories are stored in {hosting.states.path}, at most "
-                    f"{info.stored_limit / 1e9:g} GB, to go on at once after a restart. --state-gb 0: none.",
-                    flush=True,
-                )
+        with GracefulShutdown(hosting.limiter) as shutdown, ExitStack() as opened:
+            check_address(host or os.environ.get("GRADIO_SERVER_NAME"), port)
+            if zerogpu is None:  # there the platform loads in the thread that asks
+                loading = source.preload()
+            with shutdown.held():
+                url, close = _open(source, hosting, host, port, api_only)
+                opened.callback(close)
+            gc.freeze()  # never scan libraries and page: it takes tenths of a second
+            gc.enable()
+            what = "The API of Jet Stories" if api_only else "Jet Stories"
+            print(f"{what} is at {url} and gets its model ready. Ctrl+C ends it.", flush=True)
+            LOADING.listen(_progress())
+            _describe((source.engine() if loading is None else loading.result()).info(), hosting)
             if active := shutdown.wait():
                 print(f"Waiting for stories to end: {active}. Ctrl+C again does not wait.", flush=True)
             shutdown.drain()
+    except AddressError as error:
+        return _fail(f"{error} Choose another with --host and --port.")
     except (CheckpointError, HardwareError, RemoteError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         pass
     finally:
-        close()
-    MODEL_HOLDER.close()
+        MODEL_HOLDER.close()
+        if loading is not None:
+            wait([loading])  # Python must not end, nor load another model, meanwhile
     return 0
+
+
+def _describe(info: EngineInfo, hosting: Hosting) -> None:
+    """Print which model runs where, and where states are stored."""
+    kind = f", {info.dtype}" if info.dtype else ""
+    kind += f" with {info.quantization} weights" if info.quantization else ""
+    line_start = "\r\033[K" if sys.stdout.isatty() else ""  # overwrites the progress line
+    print(f"{line_start}{info.model}{kind}, on {info.device_name}. License: {info.license}.", flush=True)
+    if hosting.states is not None and info.stored_limit is not None:
+        print(
+            f"The states of stories are stored in {hosting.states.path}, at most "
+            f"{info.stored_limit / 1e9:g} GB, to go on at once after a restart. --state-gb 0: none.",
+            flush=True,
+        )
+
+
+def _open(
+    source: ModelHandle, hosting: Hosting, host: str | None, port: int | None, api_only: bool
+) -> tuple[str, Callable[[], object]]:
+    """Open the page, or the API alone.
+
+    Returns its address and the function that closes it. Raises AddressError.
+    """
+    # Imported while the model loads: Gradio takes seconds.
+    if api_only:
+        from jet.server.standalone import launch_api
+
+        server = launch_api(source, hosting, host, port)
+        return server.url, server.close
+    from jet.lazy_imports import skip_gradio_stubs
+
+    skip_gradio_stubs()
+    from jet.ui.page import build, launch
+
+    demo = build(source, hosting)
+    return launch(demo, host, port, hosting), partial(demo.close, verbose=False)
 
 
 def serve_many(options: dict[str, Any]) -> int:

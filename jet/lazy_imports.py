@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
@@ -165,6 +165,40 @@ def deferred(names: Sequence[str] = UNNEEDED) -> Iterator[None]:
         for name in list(finder.names):
             _forget_stand_ins(name)
         sys.meta_path.remove(finder)
+
+
+def skip_gradio_stubs() -> None:
+    """Keep Gradio from writing type stubs of its components when it is imported.
+
+    Stubs are for editors. Gradio renders and compares them at every import, which takes a third of its time.
+    """
+    if "gradio" not in sys.modules:
+        sys.meta_path.insert(0, _StubsFinder())
+
+
+class _StubsFinder(MetaPathFinder, Loader):
+    """Finds Gradio's module that writes stubs, once, and loads it with a function that writes none."""
+
+    _MODULE = "gradio.component_meta"
+
+    def find_spec(self, name: str, path: Any = None, target: object = None) -> ModuleSpec | None:
+        if name != self._MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(name, path)
+        if spec is None or spec.loader is None:
+            return None
+        self._loader, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Execute the module, then replace its function."""
+        self._loader.exec_module(module)
+        if hasattr(module, "create_or_modify_pyi"):
+            module.create_or_modify_pyi = lambda *_: None  # type: ignore[attr-defined]
 
 
 def _is_installed(name: str) -> bool:

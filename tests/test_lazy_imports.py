@@ -1,4 +1,4 @@
-"""Imports that wait: stand-ins while libraries are imported, the real ones as soon as they are used."""
+"""Test deferred imports: stand-ins while libraries are imported, the real ones once they are used."""
 
 from __future__ import annotations
 
@@ -109,5 +109,25 @@ def test_a_program_of_ours_imports_no_compiler() -> None:
     env = {**os.environ, "JET_LAZY_IMPORTS": "1", "PYTHONPATH": os.getcwd()}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(GOLDEN / "tiny-2b")], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_gradio_is_imported_without_writing_stubs(tmp_path: Path) -> None:
+    program = """
+import sys
+from jet.lazy_imports import skip_gradio_stubs
+skip_gradio_stubs()
+before = list(sys.meta_path)
+import gradio
+from gradio import component_meta
+class Named(gradio.Textbox): ...
+assert gradio.Button().click and Named(lines=2).lines == 2
+assert len(sys.meta_path) == len(before) - 1, "the finder goes once it has found its module"
+assert component_meta.ComponentMeta and component_meta.create_or_modify_pyi(Named, "Named", []) is None
+"""
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr

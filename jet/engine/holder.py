@@ -7,7 +7,7 @@ import ctypes
 import gc
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -79,6 +79,13 @@ class ModelHandle:
     def engine(self) -> Engine:
         """Return the engine, waiting while it is loaded. Raises what loading raises."""
         return self.holder.engine(lambda: self.config)
+
+    def preload(self) -> Future[Engine]:
+        """Start to load the engine in a thread of its own; return its future."""
+        loader = ThreadPoolExecutor(1, "jet-load")
+        loading = loader.submit(self.engine)
+        loader.shutdown(wait=False)
+        return loading
 
     def switch(self, config: EngineConfig, beside: bool, reason: str) -> Engine:
         """Replace model and configuration for all users of this handle; see `ModelHolder.switch`."""

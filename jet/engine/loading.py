@@ -56,8 +56,8 @@ _SMALLER = {
 }
 _OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
 MAX_BATCH = {"cpu": 16, "cuda": 128}
-_WARM_UP_TEXT = "Once upon a time " * 20  # long enough to run every code path of prefill
-_WARM_UP = SamplingParams(max_new_tokens=8, seed=0)
+_WARM_UP_TEXT = "Once upon a time " * 20
+_SLOW = 2**28  # bytes of weights from which a CPU takes a second or more for such a text
 _LARGE = 2**31  # bytes of a checkpoint that has no room for another half beside it
 _SMALL_CACHE = 200 * 2**20  # bytes of snapshots where states are stored on disk, too
 _READS, _MOST_READ = 3, 2**28  # times, and bytes
@@ -248,7 +248,7 @@ def _start_engine(
     read_memory = partial(hardware.read_memory, model.device)
     engine = LocalEngine(runner, tokenizer, info, options, read_memory, states=runner.stored_states)
     try:
-        engine.warm_up(Request(_WARM_UP_TEXT[: info.context // 2], _WARM_UP))
+        engine.warm_up(warm_up_request(info.context, device, total_weight_bytes(model)))
     except BaseException:
         engine.close()
         raise
@@ -260,6 +260,13 @@ def _start_engine(
     if device.type == "cpu":  # on a GPU, copies would slow the engine
         bandwidth.watch(engine)
     return engine
+
+
+def warm_up_request(context: int, device: torch.device, weight_bytes: int) -> Request:
+    """Return a request that is long enough to run every code path once, and fits into `context` tokens."""
+    slow = device.type == "cpu" and weight_bytes >= _SLOW
+    text = _WARM_UP_TEXT[: min(context // 2, 60 if slow else len(_WARM_UP_TEXT))]
+    return Request(text, SamplingParams(max_new_tokens=2 if slow else 8, seed=0))
 
 
 def too_large(name: str, device: torch.device, quantize: str | None) -> hardware.HardwareError:
@@ -332,9 +339,9 @@ def engine_info(name: str, model: JetNemotronForCausalLM, load_s: float) -> Engi
 
 
 def measure_bandwidth(size: int, device: torch.device, threads: int) -> float:
-    """Return bytes a second of copying or, where it is measurable and faster, reading `size` bytes."""
+    """Return the bytes a second at which `size` bytes are read or, where that is not measurable, copied."""
     reads = read_rates(min(size, _MOST_READ), device, threads, _READS, min(size, _MOST_READ))
-    return max((hardware.quick_bandwidth(size, device, threads), *reads))
+    return max(reads) if reads else hardware.quick_bandwidth(size, device, threads)
 
 
 def state_identity(model: JetNemotronForCausalLM) -> str:

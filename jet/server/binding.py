@@ -7,8 +7,6 @@ import os
 import socket
 from collections.abc import Iterable
 
-from gradio import http_server
-
 _BACKLOG = 2048
 _ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # of an address that a name has and this machine lacks
 
@@ -26,6 +24,8 @@ def listen(host: str | None, port: int | None) -> list[socket.socket]:
 
     Raises AddressError.
     """
+    from gradio import http_server  # takes seconds, and `check_address` does without
+
     host = (host or http_server.LOCALHOST_NAME).strip("[]")
     first = http_server.INITIAL_PORT_VALUE
     ports = [port] if port is not None else range(first, first + http_server.TRY_NUM_PORTS)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import gradio as gr
-from gradio.context import LocalContext
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,12 +17,15 @@ from jet.engine.holder import EngineHandle, loaded_engine
 from jet.engine.stored_states import StateFolder
 from jet.server.accounts import Accounts
 from jet.server.addresses import rate_limit_key
-from jet.server.compression import PageCompression
 from jet.server.limits import AdmissionLimiter, Limits
 from jet.server.metrics import CONTENT_TYPE, Metrics
 from jet.server.middleware import AllowlistMiddleware
 from jet.server.openai import ApiApp, ApiFirst, ApiOptions, ApiService, NameConnections, routes_of
 
+if TYPE_CHECKING:
+    import gradio as gr
+
+# Gradio is imported in functions: it takes seconds, and hosting is read before the model starts to load.
 TOKEN_VARIABLE = "JET_METRICS_TOKEN"
 
 
@@ -80,6 +82,8 @@ class Hosting:
             local: whether the server listens on a loopback address.
             routes: routes besides /healthz and /metrics.
         """
+        from jet.server.compression import PageCompression
+
         middleware = [*self.middleware(local), Middleware(PageCompression)]
         return {"middleware": middleware, "routes": [*self.routes, *routes]}
 
@@ -160,11 +164,17 @@ def user_id_of(request: gr.Request | None) -> str:
 
 def current_cache_salt() -> str:
     """Return the cache salt of the current API call: its user and client session; "" without a session."""
-    request = LocalContext.request.get(None)
+    request = _current_request()
     session = getattr(request, "session_hash", None)
     return f"{user_id_of(request)} session {session}" if session else ""
 
 
 def current_user_id() -> str:
     """Return `user_id_of` the current API call."""
-    return user_id_of(LocalContext.request.get(None))
+    return user_id_of(_current_request())
+
+
+def _current_request() -> gr.Request | None:
+    from gradio.context import LocalContext
+
+    return LocalContext.request.get(None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from jet.server.limits import AdmissionLimiter
@@ -23,7 +25,7 @@ class GracefulShutdown:
 
     def __init__(self, limiter: AdmissionLimiter) -> None:
         self._limiter = limiter
-        self._accepting_signals = False
+        self._accepting_signals = self._holding = False
         self._requested = threading.Event()
         self._forced = threading.Event()
 
@@ -34,6 +36,20 @@ class GracefulShutdown:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep signals until the end of the block, and raise KeyboardInterrupt there if one came.
+
+        For steps that must not end half-way: a server that runs and cannot be closed yet.
+        """
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+        if self._requested.is_set():
+            raise KeyboardInterrupt
 
     def wait(self) -> int:
         """Wait for a signal, then stop admitting stories; return the number of running ones."""
@@ -57,7 +73,7 @@ class GracefulShutdown:
         return self._limiter.active
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if not self._accepting_signals:
+        if not self._accepting_signals and not self._holding:
             raise KeyboardInterrupt
         if self._requested.is_set():
             self._forced.set()

@@ -1,4 +1,4 @@
-"""One model at a time, loaded once, for everybody who asks."""
+"""Test that one model is held at a time, loaded once for all callers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Factory:
     """Builds engines on fake models.
 
     Attributes:
-        built: choices in the order in which building began.
-        others: for each of them, how many engines were alive or being built at that moment.
-        failures: how many of the next attempts fail.
+        built: configurations in the order in which building began.
+        others: for each of these, how many other engines were alive or being built at that moment.
+        failures: number of the next attempts that fail.
     """
 
     def __init__(self, takes_s: float = 0.0, failures: int = 0) -> None:
@@ -46,7 +46,7 @@ class Factory:
 
 
 def together(count: int, act: object) -> list[object]:
-    """Return what `act` returns or raises in each of `count` concurrent threads."""
+    """Call `act` in `count` threads at once; return what each call returned, or the OSError it raised."""
     results: list[object] = []
     barrier = threading.Barrier(count)
 
@@ -97,7 +97,7 @@ def test_another_model_closes_the_one_that_is_there_first() -> None:
 
 
 def begin_loading(holder: ModelHolder, factory: Factory) -> threading.Thread:
-    """Begin to load A; return once the factory builds it."""
+    """Begin to load model A in a thread; return the thread once the factory is building the engine."""
     loading = threading.Thread(target=lambda: holder.engine(A))
     loading.start()
     while not factory.built:
@@ -165,3 +165,18 @@ def test_a_source_is_ready_once_its_model_is_loaded() -> None:
     holder.close()
     assert not source.ready and not engine.alive
     holder.close()
+
+
+def test_an_engine_loads_in_the_background_and_is_shared() -> None:
+    holder = ModelHolder(factory := Factory(takes_s=0.2))
+    source = holder.handle(A)
+    loading = source.preload()
+    assert not loading.done() and not source.ready
+    assert loading.result(10) is source.engine() and source.ready
+    assert factory.built == [A]
+    holder.close()
+
+
+def test_a_failure_in_the_background_is_raised_by_its_future() -> None:
+    with pytest.raises(OSError, match="no such checkpoint"):
+        ModelHolder(Factory(failures=1)).handle(A).preload().result(10)

@@ -1,4 +1,4 @@
-"""Lorebooks, cards, scenarios and chats keep their meaning, or it is told what could not be kept."""
+"""Test that lorebooks, cards, scenarios and chats keep their meaning, and that losses are reported."""
 
 from __future__ import annotations
 
@@ -54,24 +54,24 @@ BOOK_ENTRY: dict[str, Any] = {
 
 
 def of(plain: object, name: str = "x.json") -> Imported:
-    """Read JSON as a file."""
+    """Return the import of a JSON value as a file of this name."""
     return read(name, json.dumps(plain).encode())
 
 
 def world(**changes: Any) -> tuple[LoreEntry, tuple[str, ...]]:
-    """The only entry of a world info file, and what was lost of it."""
+    """Return the only entry of a world info file with these changes, and what was lost of it."""
     found = of({"entries": {"0": WORLD | changes}})
     (entry,) = found.document.guidance.lore
     return entry, found.losses
 
 
 def card(**changes: Any) -> Imported:
-    """A card of version 2 with these fields."""
+    """Return the import of a card of version 2 with these changes."""
     return of({"spec": "chara_card_v2", "spec_version": "2.0", "data": CARD | changes})
 
 
 def book(**changes: Any) -> tuple[LoreEntry, tuple[str, ...]]:
-    """The only entry of a card's book."""
+    """Return the only entry of a card's book with these changes, and what was lost of it."""
     found = card(character_book={"entries": [BOOK_ENTRY | changes], "extensions": {}})
     (entry,) = found.document.guidance.lore
     return entry, found.losses
@@ -177,7 +177,7 @@ CHAT = [
 
 
 def chat(rows: list[Any], name: str = "x.jsonl") -> Imported:
-    """Read a chat of these rows."""
+    """Return the import of a chat of these rows."""
     return read(name, "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows).encode())
 
 
@@ -402,7 +402,7 @@ def test_a_card_that_says_nothing_is_refused() -> None:
 
 
 def scenario(**changes: Any) -> Imported:
-    """A scenario with these fields."""
+    """Return the import of a scenario with these changes."""
     part = {"contextConfig": {"prefix": "", "suffix": "\n", "insertionPosition": -3}}
     plain = {
         "scenarioVersion": 3,
@@ -445,7 +445,7 @@ def test_a_damaged_document_of_the_new_editor_is_refused(document: str) -> None:
 @settings(max_examples=50, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"))), stand_ins=st.integers(0, 2))
 def test_characters_in_a_row_are_read_as_one_by_one(text: str, stand_ins: int) -> None:
-    """Runs of characters have a fast path."""
+    """Compare the fast path for runs of characters with characters that are read one by one."""
     packed = text.encode("utf-16-le")
     units = [int.from_bytes(packed[at : at + 2], "little", signed=True) for at in range(0, len(packed), 2)]
     words = [f"\\u{unit} " + "?" * stand_ins for unit in units]

@@ -30,7 +30,10 @@ from tests.ui.stand_in import StandInEngine
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[LocalConfig]]:
-    """Replace loading; return the chosen configurations. Models and devices called "bad" fail."""
+    """Replace the loading of models; yield a list of the requested configurations.
+
+    Models and devices called "bad" fail.
+    """
     choices: list[LocalConfig] = []
 
     class Engine(StandInEngine):
@@ -146,7 +149,7 @@ def test_garbage_is_looked_for_as_soon_as_the_page_is_there(
     assert app.main([]) == 0
     assert enabled == [False, True] and gc.isenabled() and gc.get_freeze_count() == 0
     assert app.main(["--host", "no.such.host.invalid"]) == 2
-    assert enabled == [False, True, False] and gc.isenabled() and gc.get_freeze_count() == 0
+    assert enabled == [False, True] and gc.isenabled() and gc.get_freeze_count() == 0
 
 
 def test_a_busy_port_is_one_line_and_code_2(

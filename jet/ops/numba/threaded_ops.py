@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jet.huge_pages import empty_in_huge_pages
 from jet.ops.blocked import BlockedTensor, in_blocks
 from jet.ops.numba import jet_block_step as jet_step
 from jet.ops.numba import matvec as linear
@@ -296,7 +297,7 @@ def read_rates(size: int, threads: int, runs: int, least: int) -> tuple[float, .
 
     A run reads a buffer of `size` bytes repeatedly, until it has read `least` bytes, but at most 1000 times.
     """
-    words = np.ones(-(-size // 8), np.uint64)
+    words = empty_in_huge_pages(-(-size // 8), dtype=torch.int64).fill_(1).numpy()  # where weights are, too
     step = CHUNK // 8
     chunks, reader = -(-len(words) // step), kernel("read_memory")
     sums = np.zeros(chunks, np.uint64)
