@@ -193,8 +193,17 @@ def sample(
         assert shape is not None
         shape_logits(logits, rows, shape, pdl=pdl)
         logits, temperature = shape.logits, shape.temperature
+        # Not launched early: the kernels behind it read `shape.temperature` before they wait for it.
         launch.penalize(
-            logits, rows, token_mask, scratch, False, uses_min_tokens=False, bins=searches, prefetch=None
+            logits,
+            rows,
+            token_mask,
+            scratch,
+            False,
+            uses_min_tokens=False,
+            bins=searches,
+            prefetch=None,
+            pdl=False,
         )
     given = (logits, logits.stride(0), launch.vocabulary, rows.active, temperature)
     _weigh_kernel[launch.grid](
@@ -250,18 +259,19 @@ class _Launch:
         uses_min_tokens: bool,
         bins: bool,
         prefetch: Tensor | None,
+        pdl: bool | None = None,
     ) -> None:
         """Launch the first kernel, which `greedy` and `sample` share.
 
-        `bins`: whether to clear the histogram.
+        `bins`: whether to clear the histogram. `pdl`: by default that of the call.
         """
         _penalize_kernel[self.grid](
             logits, logits.stride(0), self.vocabulary, rows.active, rows.repetition_penalty, rows.slot,
             token_mask,
             scratch.maxima, scratch.binned_count, scratch.binned_mass,
             rows.step, rows.min_tokens, rows.stop_ids, NUM_STOP_IDS=len(rows.stop_ids),
-            PENALIZE=penalize, MIN_TOKENS=uses_min_tokens, CLEAR_BINS=bins, **launch_options(WARPS, self.pdl,
-            prefetch),
+            PENALIZE=penalize, MIN_TOKENS=uses_min_tokens, CLEAR_BINS=bins,
+            **launch_options(WARPS, self.pdl if pdl is None else pdl, prefetch),
         )  # fmt: skip
 
 
