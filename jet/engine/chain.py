@@ -11,6 +11,7 @@ import math
 from torch import Tensor
 
 from jet.api import SamplingParams
+from jet.ops.decode_batch import LEAST_ADAPTIVE_MIN_P, LEAST_XTC_THRESHOLD, FinalSettings
 from jet.ops.sampler_chain import (
     ORDER,
     AdaptiveState,
@@ -25,6 +26,55 @@ from jet.ops.sampler_chain import (
 
 State = float | AdaptiveState | None
 SamplerStates = dict[int, State]  # the state before the token of a step; of the first, it is left out
+
+
+def initial_state(sampling: SamplingParams) -> State:
+    """Return the state before the first token; None if no sampler with a state is in use."""
+    if sampling.mirostat:
+        return 2.0 * sampling.mirostat_tau
+    if sampling.adaptive_target >= 0:
+        return AdaptiveState.start(sampling.adaptive_target, sampling.adaptive_decay)
+    return None
+
+
+def state_at(sampling: SamplingParams, states: SamplerStates, step: int) -> State:
+    """Return the state before the token of a step."""
+    state = states.get(step)
+    return initial_state(sampling) if state is None else state
+
+
+def as_numbers(state: State) -> tuple[float, float]:
+    """Return a state as a row of `DecodeBatch.sampler_state`."""
+    if isinstance(state, AdaptiveState):
+        return state.weighted_sum, state.total_weight
+    return (0.0 if state is None else state), 0.0
+
+
+def from_numbers(sampling: SamplingParams, first: float, second: float) -> State:
+    """Return the state of a row of `DecodeBatch.sampler_state`."""
+    return first if sampling.mirostat else AdaptiveState(first, second)
+
+
+def is_drawn_on_device(sampling: SamplingParams) -> bool:
+    """Return whether kernels can draw with these samplers: all but an own order, and values near an edge."""
+    if sampling.temperature == 0:
+        return True
+    if sampling.mirostat:  # instead of all others but the temperature
+        return not sampling.sampler_order
+    xtc = sampling.xtc_probability == 0 or sampling.xtc_threshold >= LEAST_XTC_THRESHOLD
+    adaptive = sampling.adaptive_target < 0 or sampling.min_p >= LEAST_ADAPTIVE_MIN_P
+    return not sampling.sampler_order and xtc and adaptive
+
+
+def final_settings(sampling: SamplingParams) -> FinalSettings:
+    """Return a row's settings of the samplers behind the filters, which mirostat replaces."""
+    if not sampling.uses_final:
+        return FinalSettings()
+    if sampling.mirostat:
+        return FinalSettings(mirostat_tau=sampling.mirostat_tau, mirostat_eta=sampling.mirostat_eta)
+    return FinalSettings(
+        sampling.xtc_probability, sampling.xtc_threshold, sampling.adaptive_target, sampling.adaptive_decay
+    )
 
 
 class Chain:
@@ -65,17 +115,16 @@ class Chain:
         return draw_from(row, chance) if sampling.adaptive_target < 0 else self._adapt(row, chance, step)
 
     def _draw_mirostat(self, row: Tensor, chance: float, step: int) -> int:
-        sampling, mu = self._sampling, self._states.get(step)
-        mu = mu if isinstance(mu, float) else 2 * sampling.mirostat_tau
+        sampling, mu = self._sampling, state_at(self._sampling, self._states, step)
+        assert isinstance(mu, float)
         kept = mirostat(row, mu)
         token = draw_from(kept, chance)
         self._states[step + 1] = next_mu(mu, kept, token, sampling.mirostat_tau, sampling.mirostat_eta)
         return token
 
     def _adapt(self, row: Tensor, chance: float, step: int) -> int:
-        sampling, state = self._sampling, self._states.get(step)
-        if not isinstance(state, AdaptiveState):
-            state = AdaptiveState.start(sampling.adaptive_target, sampling.adaptive_decay)
+        sampling, state = self._sampling, state_at(self._sampling, self._states, step)
+        assert isinstance(state, AdaptiveState)
         token = draw_from(adapt(row, sampling.adaptive_target, state), chance)
         probability = math.exp(float(row.log_softmax(-1)[token]))
         self._states[step + 1] = state.after(probability, sampling.adaptive_decay)
