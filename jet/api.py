@@ -125,21 +125,6 @@ class SamplingParams:
         return self._shapes_logits or self._needs_chain
 
     @property
-    def uses_shape(self) -> bool:
-        """Return whether the samplers of `jet.ops.triton.shape_logits` are in use, in their usual order.
-
-        Beside mirostat, only a varying temperature is.
-        """
-        shapes = self.dynatemp_range > 0 if self.mirostat else self._shapes_logits
-        return shapes and self.temperature > 0 and not self.sampler_order
-
-    @property
-    def uses_final(self) -> bool:
-        """Return whether XTC, adaptive-p or mirostat is in use, in the usual order of samplers."""
-        final = self.xtc_probability > 0 or self.adaptive_target >= 0 or self.mirostat
-        return bool(final) and self.temperature > 0 and not self.sampler_order
-
-    @property
     def has_state(self) -> bool:
         """Return whether a sampler is in use whose state depends on the tokens drawn so far."""
         return self.temperature > 0 and bool(self.mirostat or self.adaptive_target >= 0)

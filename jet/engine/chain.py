@@ -11,7 +11,6 @@ import math
 from torch import Tensor
 
 from jet.api import SamplingParams
-from jet.ops.decode_batch import LEAST_ADAPTIVE_MIN_P, LEAST_XTC_THRESHOLD, FinalSettings
 from jet.ops.sampler_chain import (
     ORDER,
     AdaptiveState,
@@ -53,28 +52,6 @@ def as_numbers(state: State) -> tuple[float, float]:
 def from_numbers(sampling: SamplingParams, first: float, second: float) -> State:
     """Return the state of a row of `DecodeBatch.sampler_state`."""
     return first if sampling.mirostat else AdaptiveState(first, second)
-
-
-def is_drawn_on_device(sampling: SamplingParams) -> bool:
-    """Return whether kernels can draw with these samplers: all but an own order, and values near an edge."""
-    if sampling.temperature == 0:
-        return True
-    if sampling.mirostat:  # instead of all others but the temperature
-        return not sampling.sampler_order
-    xtc = sampling.xtc_probability == 0 or sampling.xtc_threshold >= LEAST_XTC_THRESHOLD
-    adaptive = sampling.adaptive_target < 0 or sampling.min_p >= LEAST_ADAPTIVE_MIN_P
-    return not sampling.sampler_order and xtc and adaptive
-
-
-def final_settings(sampling: SamplingParams) -> FinalSettings:
-    """Return a row's settings of the samplers behind the filters, which mirostat replaces."""
-    if not sampling.uses_final:
-        return FinalSettings()
-    if sampling.mirostat:
-        return FinalSettings(mirostat_tau=sampling.mirostat_tau, mirostat_eta=sampling.mirostat_eta)
-    return FinalSettings(
-        sampling.xtc_probability, sampling.xtc_threshold, sampling.adaptive_target, sampling.adaptive_decay
-    )
 
 
 class Chain:

@@ -15,7 +15,7 @@ from torch import Tensor
 from jet.api import TokenLogprobs
 from jet.cache.pinned import to_host
 from jet.cache.state_pool import StatePool
-from jet.engine.chain import from_numbers, is_drawn_on_device
+from jet.engine.chain import from_numbers
 from jet.engine.decode_step import DecodeStep
 from jet.engine.kept_logits import KeptLogits, rows_to_keep
 from jet.engine.row_inputs import write_batch, write_inputs
@@ -39,7 +39,8 @@ CAPTURED_SAMPLERS: tuple[SamplerFlags | None, ...] = (DEFAULT_SAMPLER, None, Sam
 # Used while a request in the batch has not generated its `min_tokens` yet.
 MIN_TOKENS_SAMPLER = SamplerFlags(uses_min_tokens=True)
 # Used where a request has top-nσ, typical sampling or a temperature that varies (`uses_shape`), or XTC,
-# adaptive-p or mirostat (`uses_final`); each combination is captured for the first batch that needs it.
+# adaptive-p, mirostat or a temperature behind the filters (`uses_final`); each combination is captured for
+# the first batch that needs it.
 SHAPE_SAMPLER = SamplerFlags(uses_shape=True)
 FINAL_SAMPLER = SamplerFlags(uses_final=True)
 GRAPH_SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows
@@ -115,7 +116,7 @@ class CudaGraphDecoder:
         noted = changed and sequence.top_logprobs > 0
         counts = sampling.presence_penalty or sampling.frequency_penalty
         on_host = sampling.dry_multiplier or counts or sequence.forbidden[1]
-        on_host = on_host or not is_drawn_on_device(sampling)
+        on_host = on_host or sequence.row_samplers is None
         if on_host or sequence.logit_bias or sequence.word_bias or noted:
             self._host_samplers[sequence] = make_host_sampler(sequence, self._special_tokens)
 
@@ -358,15 +359,14 @@ def sampler_flags(sequences: abc.Sequence[Sequence]) -> SamplerFlags | None:
     Chooses `MIN_TOKENS_SAMPLER` while stop tokens are forbidden for one of the sequences.
     """
     samplings = [sequence.sampling for sequence in sequences]
-    shapes = any(sampling.uses_shape for sampling in samplings)
-    final = any(sampling.uses_final for sampling in samplings)
+    used = [sequence.row_kernels for sequence in sequences]
+    top_k, shapes, final = (any(row[number] for row in used) for number in range(3))
     if any(sequence.stop_is_forbidden for sequence in sequences):
         return replace(MIN_TOKENS_SAMPLER, uses_shape=shapes, uses_final=final)
     if shapes or final:
         return SamplerFlags(uses_shape=shapes, uses_final=final)
     if all(sampling.temperature == 0 and sampling.repetition_penalty == 1 for sampling in samplings):
         return None
-    top_k = any(sampling.temperature > 0 and sampling.top_k > 0 for sampling in samplings)
     return SamplerFlags() if top_k else DEFAULT_SAMPLER
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from jet.api import SamplingParams
 from jet.cache.pinned import pinned
-from jet.engine.chain import as_numbers, final_settings, state_at
+from jet.engine.chain import as_numbers, state_at
+from jet.engine.row_samplers import RowSamplers
 from jet.engine.sequence import Sequence
 from jet.ops.decode_batch import DecodeBatch, FinalSettings, SamplerFlags
 
@@ -58,12 +58,11 @@ def write_batch(
         given = pinned([*values, *[otherwise] * missing], tensor.dtype, tensor.device)
         tensor.copy_(given, non_blocking=True)
 
-    samplings = [sequence.sampling for sequence in sequences]
-    write(rows.temperature, (sampling.temperature for sampling in samplings))
-    # Mirostat replaces these filters.
-    write(rows.top_k, (0 if sampling.mirostat else sampling.top_k for sampling in samplings))
-    write(rows.top_p, (1 if sampling.mirostat else sampling.top_p for sampling in samplings), 1)
-    write(rows.min_p, (0 if sampling.mirostat else sampling.min_p for sampling in samplings))
+    samplings, samplers = [sequence.sampling for sequence in sequences], _row_samplers(sequences)
+    write(rows.temperature, (one.temperature for one in samplers))
+    write(rows.top_k, (one.top_k for one in samplers))
+    write(rows.top_p, (one.top_p for one in samplers), 1)
+    write(rows.min_p, (one.min_p for one in samplers))
     write(rows.repetition_penalty, (sampling.repetition_penalty for sampling in samplings), 1)
     write(rows.seed, (sampling.seed or 0 for sampling in samplings))
     write(rows.step, (sequence.num_generated for sequence in sequences))
@@ -80,22 +79,24 @@ def write_shape(buffers: ShapeBuffers, sequences: abc.Sequence[Sequence]) -> Non
 
     Sequences without these samplers get neutral values.
     """
-    off = 0.0, 1.0, 0.0, 1.0
+    buffers.write(
+        (one.top_n_sigma, one.typical_p, one.dynatemp_range, one.dynatemp_exponent)
+        for one in _row_samplers(sequences)
+    )
 
-    def settings(one: SamplingParams) -> tuple[float, float, float, float]:
-        filters = (0.0, 1.0) if one.mirostat else (one.top_n_sigma, one.typical_p)
-        return (*filters, one.dynatemp_range, one.dynatemp_exponent) if one.uses_shape else off
 
-    buffers.write(settings(sequence.sampling) for sequence in sequences)
+def _row_samplers(sequences: abc.Sequence[Sequence]) -> list[RowSamplers]:
+    """Return the rows' samplers; neutral ones where the host draws."""
+    return [sequence.row_samplers or RowSamplers() for sequence in sequences]
 
 
 def write_final(rows: DecodeBatch, sequences: abc.Sequence[Sequence]) -> None:
-    """Copy the settings of XTC, adaptive-p and mirostat, and their states at this step, to the device.
+    """Copy the settings of the samplers behind the filters, and their states at this step, to the device.
 
     Other rows, and those beyond the sequences, use none of these samplers.
     """
-    samplings, missing = [sequence.sampling for sequence in sequences], len(rows.token) - len(sequences)
-    settings = [*map(final_settings, samplings), *[FinalSettings()] * missing]
+    missing = len(rows.token) - len(sequences)
+    settings = [*(one.final for one in _row_samplers(sequences)), *[FinalSettings()] * missing]
     states = [as_numbers(state_at(one.sampling, one.sampler_states, one.num_generated)) for one in sequences]
     states += [as_numbers(None)] * missing
     given: list[tuple[Tensor, Any]] = [(rows.final_settings, settings), (rows.sampler_state, states)]

@@ -22,6 +22,8 @@ class FinalSettings(NamedTuple):
         adaptive_decay: as in `jet.api.SamplingParams`.
         mirostat_tau: negative is off. Filters and the other samplers here must then be off.
         mirostat_eta: as in `jet.api.SamplingParams`.
+        temperature: divides the logits behind the filters and before XTC; 1 is off. `DecodeBatch.temperature`
+            must then be 1.
     """
 
     xtc_probability: float = 0.0
@@ -30,6 +32,7 @@ class FinalSettings(NamedTuple):
     adaptive_decay: float = 0.0
     mirostat_tau: float = -1.0
     mirostat_eta: float = 0.0
+    temperature: float = 1.0
 
 
 # Weights are multiples of 2**-44. From these values on, XTC compares weights with a relative error of 1e-7 at
@@ -45,7 +48,7 @@ class SamplerFlags:
     Attributes:
         uses_min_tokens: whether stop tokens are forbidden for any row.
         uses_shape: whether any row uses top-nσ, typical sampling or dynamic temperature.
-        uses_final: whether any row uses XTC, adaptive-p or mirostat. Needs `uses_top_k` or `uses_top_p`.
+        uses_final: whether any row uses XTC, adaptive-p, mirostat or a late temperature. Needs `uses_top_p`.
     """
 
     uses_penalty: bool = True
@@ -75,7 +78,7 @@ class DecodeBatch:
         active: uint8; a row with 0 is skipped: its other fields are neither read nor written.
         token: int64, the token drawn last.
         status: int32; set to 1 if the largest logit is not finite; the other fields then stay unchanged.
-        final_settings: float64 `[B, 6]`, `FinalSettings`; read if `SamplerFlags.uses_final`.
+        final_settings: float64 `[B, 7]`, `FinalSettings`; read if `SamplerFlags.uses_final`.
         sampler_state: float64 `[B, 2]`, updated by each drawn token: mirostat's mu in bits, and 0; or
             adaptive-p's weighted sum of probabilities, and its sum of weights.
         stop_ids: int64 `[N]`, the stop tokens, padded with -1.

@@ -28,6 +28,13 @@ SETTINGS = {
     "mirostat": MIROSTAT,
     "mirostat with a varying temperature": replace(MIROSTAT, dynatemp_range=0.5, top_n_sigma=0.1, seed=8),
     "adaptive-p": ADAPTIVE,
+    "KoboldAI's order": replace(
+        NEUTRAL,
+        top_p=0.95,
+        xtc_probability=0.5,
+        xtc_threshold=0.03,
+        sampler_order="top_n_sigma;top_k;typical_p;top_p;min_p;temperature;xtc",
+    ),
     "adaptive-p and XTC": replace(ADAPTIVE, xtc_probability=0.5, xtc_threshold=0.03, typical_p=0.9, seed=7),
 }
 PROMPT = (1, 2, 3)
@@ -170,7 +177,7 @@ def test_other_batches_pay_nothing(runner: ModelRunner) -> None:  # noqa: F811
     [
         replace(SETTINGS["XTC"], xtc_threshold=1e-7),
         replace(ADAPTIVE, min_p=0.0),
-        replace(MIROSTAT, sampler_order="temperature"),
+        replace(NEUTRAL, xtc_probability=0.5, top_p=0.9, sampler_order="xtc;temperature;top_p"),
         replace(MIROSTAT, dry_multiplier=1.0),
     ],
 )

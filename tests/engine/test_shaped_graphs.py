@@ -50,6 +50,8 @@ def test_other_batches_pay_nothing_and_other_orders_are_the_hosts(
     assert sampler_flags([greedy]) is None
     decoder = runner._decoder
     assert isinstance(decoder, CudaGraphDecoder)
-    sequence = runner.allocate(replace(SHAPED[0], sampler_order="temperature"))
+    sequence = runner.allocate(
+        replace(SHAPED[2], sampler_order="min_p;temperature;top_n_sigma", top_n_sigma=1.0)
+    )
     assert sequence in decoder._host_samplers and not decoder.can_overlap([sequence])
     runner.free(sequence)

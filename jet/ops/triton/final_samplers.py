@@ -1,10 +1,11 @@
-"""XTC, mirostat 2 and adaptive-p on the device: the draw of rows that use samplers behind the filters.
+"""XTC, mirostat 2, adaptive-p and a late temperature on the device: the draw of rows that use them.
 
 Computes the samplers of `jet.ops.sampler_chain` in their default order, and draws as its `draw_from` does, so
 that a request has the same story on every device, up to near ties. It is launched only if a row of the batch
 uses these samplers. One program for each row reads the logits two or three times from the L2 cache:
 
-1. Sum the weights of the tokens that the filters or mirostat keep.
+1. Sum the weights of the tokens that the filters or mirostat keep, after dividing the logits by a temperature
+   that comes behind the filters.
 2. If XTC acts in this step: gather the likely tokens, and exclude all but one of them.
 3. Gather the tokens that may be drawn. Likelier tokens are drawn first, so for XTC and mirostat the random
    number and the histogram of `fused_sampling` leave a few; adaptive-p needs all that the filters keep.
@@ -29,9 +30,11 @@ from jet.ops.triton.fused_sampling import (
     DIGIT,
     FINAL_SETTINGS,
     KEY_INF,
+    MAGNITUDE,
     NO_LIMIT,
     RADIX,
     TILE,
+    TINY,
     WEIGHT_ONE,
     SamplerScratch,
     _finish,
@@ -115,21 +118,31 @@ def _final_kernel(
         xtc_probability, xtc_threshold = tl.load(settings), tl.load(settings + 1)
         target_p, decay = tl.load(settings + 2), tl.load(settings + 3)
         tau, eta = tl.load(settings + 4), tl.load(settings + 5)
+        late = tl.load(settings + 6).to(tl.float32)
         state = state_ptr + 2 * row
         first, second = tl.load(state), tl.load(state + 1)
         edge, ties = tl.load(edge_ptr + row), tl.load(ties_ptr + row)
         if tau >= 0:
             whole = tl.sum(_load_blocks(mass_ptr, row, blocks, BLOCKS), axis=0)
             edge, ties = _mirostat_edge(first, whole)
-        mass = _kept_mass(logits_ptr, vocabulary, peak, temperature, edge, ties)
+        mass = _kept_mass(logits_ptr, vocabulary, peak, temperature, late, edge, ties)
         last_key, last_id = tl.full((), -1, tl.int32), tl.full((), -1, tl.int32)
         excluded = tl.full((), 0, tl.int64)
         xtc_bits = (_random_bits(seed, step, XTC_STREAM) >> 11).to(tl.int64)
         if xtc_bits.to(tl.float64) < xtc_probability * CHANCES:
             limit = _likely_limit(mass, xtc_threshold)
-            count = _gather(logits_ptr, ids_ptr, vocabulary, peak, temperature, edge, ties, limit)
+            count = _gather(logits_ptr, ids_ptr, vocabulary, peak, temperature, late, edge, ties, limit)
             last_key, last_id, excluded = _exclude(
-                ids_ptr, logits_ptr, count, peak, temperature, vocabulary, mass, xtc_threshold, special_ptr
+                ids_ptr,
+                logits_ptr,
+                count,
+                peak,
+                temperature,
+                late,
+                vocabulary,
+                mass,
+                xtc_threshold,
+                special_ptr,
             )
             mass -= excluded
         aim, nearest = tl.full((), -1.0, tl.float64), tl.full((), 0.0, tl.float64)  # adaptive-p is off
@@ -138,22 +151,22 @@ def _final_kernel(
         if target_p >= 0:
             aim = tl.minimum(tl.maximum(2 * target_p - first / second, 0.0), 1.0)
             top_shift = tl.full((), 60, tl.int64)
-            count = _gather(logits_ptr, ids_ptr, vocabulary, peak, temperature, edge, ties, edge)
+            count = _gather(logits_ptr, ids_ptr, vocabulary, peak, temperature, late, edge, ties, KEY_INF)
             nearest, total = _adapted_total(
-                ids_ptr, logits_ptr, count, peak, temperature, vocabulary, last_key, last_id, mass, aim
+                ids_ptr, logits_ptr, count, peak, temperature, late, vocabulary, last_key, last_id, mass, aim
             )
             target = _scale_random(bits, total)
         else:
             # Likelier tokens are drawn first: those behind the one to be drawn need no look.
             target = _scale_random(bits, mass)
-            limit = _limit_of(binned_mass_ptr + row * BINS, target + excluded)
-            count = _gather(logits_ptr, ids_ptr, vocabulary, peak, temperature, edge, ties, limit)
+            limit = _limit_of(binned_mass_ptr + row * BINS, target + excluded, late)
+            count = _gather(logits_ptr, ids_ptr, vocabulary, peak, temperature, late, edge, ties, limit)
         token = _draw(
-            ids_ptr, logits_ptr, count, peak, temperature, vocabulary, last_key, last_id, mass, aim, nearest,
-            target, top_shift,
+            ids_ptr, logits_ptr, count, peak, temperature, late, vocabulary, last_key, last_id, mass,
+            aim, nearest, target, top_shift,
         )  # fmt: skip
         x = tl.load(logits_ptr + tl.minimum(token, vocabulary - 1))
-        distance = _distance(_key(x, peak, temperature))
+        distance = _distance(_late_key(_key(x, peak, temperature), late))
         if tau >= 0:
             surprise = (tl.log(mass.to(tl.float64) / WEIGHT_ONE) + distance) / LN2
             tl.store(state, first - eta * (surprise - tau))
@@ -184,27 +197,28 @@ def _mirostat_edge(mu, mass):
 
 
 @triton.jit
-def _kept_mass(logits_ptr, vocabulary, peak, temperature, edge, ties):
+def _kept_mass(logits_ptr, vocabulary, peak, temperature, late, edge, ties):
     """Return the weight of the tokens with keys below `edge` and the first `ties` with this key."""
     masses, tied = tl.zeros([GATHER], tl.int64), tl.zeros([GATHER], tl.int64)
     for start in range(0, vocabulary, GATHER):
         _, key = _load_keys(logits_ptr, start, vocabulary, peak, temperature)
-        masses += tl.where(key < edge, _weight(key), 0)
+        masses += tl.where(key < edge, _weight(_late_key(key, late)), 0)
         tied += (key == edge).to(tl.int64)
-    return tl.sum(masses, axis=0) + tl.minimum(tl.sum(tied, axis=0), ties) * _weight(edge)
+    return tl.sum(masses, axis=0) + tl.minimum(tl.sum(tied, axis=0), ties) * _weight(_late_key(edge, late))
 
 
 @triton.jit
-def _gather(logits_ptr, ids_ptr, vocabulary, peak, temperature, edge, ties, limit):
-    """Write the ids of the kept tokens with keys up to `limit` in their order; return their number."""
+def _gather(logits_ptr, ids_ptr, vocabulary, peak, temperature, late, edge, ties, limit):
+    """Write the ids of the kept tokens with late keys up to `limit` in their order; return their number."""
     tl.debug_barrier()  # other threads may still read ids that were gathered before
     count = tl.full((), 0, tl.int32)
     for start in range(0, vocabulary, GATHER):
         token, key = _load_keys(logits_ptr, start, vocabulary, peak, temperature)
-        if tl.min(key, axis=0) <= tl.minimum(edge, limit):
+        late_key = _late_key(key, late)
+        if (tl.min(key, axis=0) <= edge) & (tl.min(late_key, axis=0) <= limit):
             on_edge = key == edge
             within = tl.cumsum(on_edge.to(tl.int32), axis=0) <= ties
-            kept = ((key < edge) | (on_edge & within)) & (key <= limit) & (_weight(key) > 0)
+            kept = ((key < edge) | (on_edge & within)) & (late_key <= limit) & (_weight(late_key) > 0)
             place = count + tl.cumsum(kept.to(tl.int32), axis=0) - 1
             tl.store(ids_ptr + place, token, mask=kept)
             count += tl.sum(kept.to(tl.int32), axis=0)
@@ -233,7 +247,7 @@ def _likely_limit(mass, threshold):
 
 @triton.jit
 def _exclude(
-    ids_ptr, logits_ptr, count, peak, temperature, vocabulary, mass, threshold, special_ptr,
+    ids_ptr, logits_ptr, count, peak, temperature, late, vocabulary, mass, threshold, special_ptr,
 ):  # fmt: skip
     """Return key and id of the one likely token that XTC keeps, and the weight of those that it excludes.
 
@@ -242,15 +256,15 @@ def _exclude(
     """
     last_key, last_id = tl.full((), -1, tl.int32), tl.full((), -1, tl.int32)
     for start in range(0, count, TILE):
-        token, key = _tile(ids_ptr, logits_ptr, start, count, peak, temperature, vocabulary, True)
+        token, key = _late_tile(ids_ptr, logits_ptr, start, count, peak, temperature, late, vocabulary)
         likely = _weight(key).to(tl.float64) / mass.to(tl.float64) >= threshold
         last_key = tl.maximum(last_key, tl.max(tl.where(likely, key, -1), axis=0))
     for start in range(0, count, TILE):
-        token, key = _tile(ids_ptr, logits_ptr, start, count, peak, temperature, vocabulary, True)
+        token, key = _late_tile(ids_ptr, logits_ptr, start, count, peak, temperature, late, vocabulary)
         last_id = tl.maximum(last_id, tl.max(tl.where(key == last_key, token, -1), axis=0))
     excluded_mass, special = tl.full((), 0, tl.int64), tl.full((), 0, tl.int32)
     for start in range(0, count, TILE):
-        token, key = _tile(ids_ptr, logits_ptr, start, count, peak, temperature, vocabulary, True)
+        token, key = _late_tile(ids_ptr, logits_ptr, start, count, peak, temperature, late, vocabulary)
         excluded = (key <= last_key) & (token != last_id)
         excluded_mass += tl.sum(tl.where(excluded, _weight(key), 0), axis=0)
         found = tl.load(special_ptr + token, mask=excluded, other=0)
@@ -262,30 +276,33 @@ def _exclude(
 
 
 @triton.jit
-def _limit_of(binned_mass_ptr, target):
-    """Return a key up to which the tokens, before XTC, weigh more than `target`."""
+def _limit_of(binned_mass_ptr, target, late):
+    """Return a key up to which the tokens, before XTC, weigh more than `target`.
+
+    The histogram has the weights before a late temperature: behind one, all tokens may be needed.
+    """
     masses = tl.cumsum(tl.load(binned_mass_ptr + tl.arange(0, BINS)), axis=0)
     number = tl.sum((masses <= target).to(tl.int32), axis=0)
-    return tl.where(number < BINS - 1, _first_key(number + 1) - 1, KEY_INF)
+    return tl.where((number < BINS - 1) & (late == 1), _first_key(number + 1) - 1, KEY_INF)
 
 
 @triton.jit
 def _adapted_total(
-    ids_ptr, logits_ptr, count, peak, temperature, vocabulary, last_key, last_id, mass, aim,
+    ids_ptr, logits_ptr, count, peak, temperature, late, vocabulary, last_key, last_id, mass, aim,
 ):  # fmt: skip
     """Return the smallest distance that adaptive-p gives to a token, and the weight of all tokens."""
     nearest_key, total = tl.full((), LARGEST_KEY, tl.int64), tl.full((), 0, tl.int64)
     nothing = tl.full((), 0.0, tl.float64)
     for start in range(0, count, TILE):
         _ids, key, _weights = _places(
-            ids_ptr, logits_ptr, start, count, peak, temperature, vocabulary, last_key, last_id, mass,
+            ids_ptr, logits_ptr, start, count, peak, temperature, late, vocabulary, last_key, last_id, mass,
             aim, nothing,
         )  # fmt: skip
         nearest_key = tl.minimum(nearest_key, tl.min(key, axis=0))
     nearest = nearest_key.to(tl.float64, bitcast=True)
     for start in range(0, count, TILE):
         _ids, _keys, weight = _places(
-            ids_ptr, logits_ptr, start, count, peak, temperature, vocabulary, last_key, last_id, mass,
+            ids_ptr, logits_ptr, start, count, peak, temperature, late, vocabulary, last_key, last_id, mass,
             aim, nearest,
         )  # fmt: skip
         total += tl.sum(weight, axis=0)
@@ -294,12 +311,24 @@ def _adapted_total(
 
 @triton.jit
 def _draw(
-    ids_ptr, logits_ptr, count, peak, temperature, vocabulary, last_key, last_id, mass, aim, nearest,
+    ids_ptr, logits_ptr, count, peak, temperature, late, vocabulary, last_key, last_id, mass, aim, nearest,
     target, top_shift,
 ):  # fmt: skip
     """Return the first gathered token, in the order of their keys, at which the weight exceeds `target`."""
     token, first_key, first_weight = _places(
-        ids_ptr, logits_ptr, 0, count, peak, temperature, vocabulary, last_key, last_id, mass, aim, nearest
+        ids_ptr,
+        logits_ptr,
+        0,
+        count,
+        peak,
+        temperature,
+        late,
+        vocabulary,
+        last_key,
+        last_id,
+        mass,
+        aim,
+        nearest,
     )
     low, below = tl.full((), 0, tl.int64), tl.full((), 0, tl.int64)
     for number in range(top_shift // DIGIT + 1):
@@ -309,8 +338,8 @@ def _draw(
         sums = tl.sum(tl.where(first_key[:, None] <= last[None, :], first_weight[:, None], 0), axis=0)
         for start in range(TILE, count, TILE):
             token, key, weight = _places(
-                ids_ptr, logits_ptr, start, count, peak, temperature, vocabulary, last_key, last_id, mass,
-                aim, nearest,
+                ids_ptr, logits_ptr, start, count, peak, temperature, late, vocabulary, last_key, last_id,
+                mass, aim, nearest,
             )  # fmt: skip
             sums += tl.sum(tl.where(key[:, None] <= last[None, :], weight[:, None], 0), axis=0)
         short = sums <= target
@@ -320,14 +349,14 @@ def _draw(
     tied = tl.max(tl.where(first_key == low, first_weight, 1), axis=0)
     for start in range(TILE, count, TILE):
         token, key, weight = _places(
-            ids_ptr, logits_ptr, start, count, peak, temperature, vocabulary, last_key, last_id, mass,
+            ids_ptr, logits_ptr, start, count, peak, temperature, late, vocabulary, last_key, last_id, mass,
             aim, nearest,
         )  # fmt: skip
         tied = tl.maximum(tied, tl.max(tl.where(key == low, weight, 1), axis=0))
     number, seen, drawn = (target - below) // tied, tl.full((), 0, tl.int64), vocabulary
     for start in range(0, count, TILE):
         token, key, weight = _places(
-            ids_ptr, logits_ptr, start, count, peak, temperature, vocabulary, last_key, last_id, mass,
+            ids_ptr, logits_ptr, start, count, peak, temperature, late, vocabulary, last_key, last_id, mass,
             aim, nearest,
         )  # fmt: skip
         equal = key == low
@@ -339,13 +368,14 @@ def _draw(
 
 @triton.jit
 def _places(
-    ids_ptr, logits_ptr, start, count, peak, temperature, vocabulary, last_key, last_id, mass, aim, nearest,
+    ids_ptr, logits_ptr, start, count, peak, temperature, late, vocabulary, last_key, last_id, mass, aim,
+    nearest,
 ):  # fmt: skip
     """Load the next `TILE` gathered tokens; return ids, keys of the draw as int64, and weights.
 
     Tokens that XTC has removed, and places from `count` on, weigh nothing and have the largest key.
     """
-    token, key = _tile(ids_ptr, logits_ptr, start, count, peak, temperature, vocabulary, True)
+    token, key = _late_tile(ids_ptr, logits_ptr, start, count, peak, temperature, late, vocabulary)
     drawing_key, weight = key.to(tl.int64), _weight(key)
     if aim >= 0:
         distance = _adapted_distance(_probability(_distance(key), mass), aim)
@@ -355,7 +385,21 @@ def _places(
     return token, tl.where(remains, drawing_key, LARGEST_KEY), tl.where(remains, weight, 0)
 
 
+@triton.jit
+def _late_tile(ids_ptr, logits_ptr, start, count, peak, temperature, late, vocabulary):
+    """Load the next `TILE` gathered tokens; return ids and late keys."""
+    token, key = _tile(ids_ptr, logits_ptr, start, count, peak, temperature, vocabulary, True)
+    return token, _late_key(key, late)
+
+
 # --- numbers ---------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _late_key(key, late):
+    """Return the key of a token behind the late temperature."""
+    heated = tl.div_rn(key.to(tl.float32, bitcast=True), tl.maximum(late, TINY))
+    return heated.to(tl.int32, bitcast=True) & MAGNITUDE
 
 
 @triton.jit

@@ -11,7 +11,7 @@ Five launches, without sorting and without the host:
    nearly equal).
 4. Gather the ids of the tokens in the bracket. Without top-k and top-p, 3 and 4 are left out.
 5. With one program for each row: find the exact edges in the bracket, draw, and update the row. Rows with
-   XTC, adaptive-p or mirostat are drawn by one more kernel instead, in `final_samplers`.
+   samplers behind the filters are drawn by one more kernel instead, in `final_samplers`.
 
 A token's *key* is the bit pattern of the distance between its logit and the largest one, divided by the
 temperature. Keys are integers from 0 (the likeliest) on, in exactly the order of the float32 values, so an
@@ -821,7 +821,8 @@ def _is_final(settings_ptr, row, temperature, peak):
     """Return whether a row is drawn behind the filters, by `final_samplers`."""
     settings_ptr += row * FINAL_SETTINGS
     xtc, target, tau = tl.load(settings_ptr), tl.load(settings_ptr + 2), tl.load(settings_ptr + 4)
-    return ((xtc > 0) | (target >= 0) | (tau >= 0)) & (temperature > 0) & _is_finite(peak)
+    final = (xtc > 0) | (target >= 0) | (tau >= 0) | (tl.load(settings_ptr + 6) != 1)
+    return final & (temperature > 0) & _is_finite(peak)
 
 
 @triton.jit

@@ -21,10 +21,10 @@ from jet.engine.chain import (
     SamplerStates,
     State,
     as_numbers,
-    final_settings,
     from_numbers,
     initial_state,
 )
+from jet.engine.row_samplers import row_samplers
 from jet.ops.decode_batch import DecodeBatch, SamplerFlags
 from jet.ops.sampler_chain import AdaptiveState
 from jet.ops.sampling import uniform
@@ -44,6 +44,7 @@ FLAGS = SamplerFlags(uses_final=True)
 SEED, FIRST_STEP = 2**40 + 3, 100
 NEAR = 2e-6  # the device computes logits and probabilities in float32: so near to an edge, either is right
 
+KOBOLDAI = "top_n_sigma;top_k;typical_p;top_p;min_p;temperature;xtc"
 NEUTRAL = SamplingParams(1.0, 1.0, 0, 0.0, 1.0)
 XTC = replace(NEUTRAL, xtc_probability=1.0, xtc_threshold=0.1)
 MIROSTAT = replace(NEUTRAL, mirostat=2, mirostat_tau=2.0, mirostat_eta=0.3)
@@ -60,6 +61,12 @@ SETTINGS: dict[str, SamplingParams] = {
     "adaptive": ADAPTIVE,
     "adaptive after filters": replace(ADAPTIVE, min_p=0.05, top_p=0.95, temperature=0.7),
     "adaptive of nothing": replace(ADAPTIVE, adaptive_target=0.0, adaptive_decay=0.0),
+    "late temperature": replace(NEUTRAL, temperature=1.7, top_p=0.81, min_p=0.02, sampler_order=KOBOLDAI),
+    "late and cold": replace(NEUTRAL, temperature=0.3, top_k=8, sampler_order=KOBOLDAI),
+    "late and hot": replace(NEUTRAL, temperature=4.0, top_p=0.999, sampler_order=KOBOLDAI),
+    "late, then XTC": replace(XTC, temperature=1.7, top_p=0.9, sampler_order=KOBOLDAI),
+    "late, then adaptive": replace(ADAPTIVE, temperature=2.0, min_p=0.03, sampler_order="min_p;temperature"),
+    "left out": replace(XTC, temperature=3.0, top_k=1, min_p=0.01, sampler_order="min_p;xtc"),
     "adaptive and XTC": replace(ADAPTIVE, xtc_probability=0.7, xtc_threshold=0.15, min_p=0.01),
 }
 
@@ -78,12 +85,13 @@ class Batch:
         batch.token.fill_(-5)
         batch.seed.fill_(SEED)
         batch.step.copy_(torch.arange(size) + FIRST_STEP)
-        for row, (one, state) in enumerate(zip(samplings, states, strict=True)):
+        for row, (sampling, state) in enumerate(zip(samplings, states, strict=True)):
+            one = row_samplers(sampling)
+            assert one is not None
             batch.temperature[row] = one.temperature
-            batch.final_settings[row] = torch.tensor(final_settings(one))
+            batch.top_k[row], batch.top_p[row], batch.min_p[row] = one.top_k, one.top_p, one.min_p
+            batch.final_settings[row] = torch.tensor(one.final, dtype=torch.float64)
             batch.sampler_state[row] = torch.tensor(as_numbers(state), dtype=torch.float64)
-            if not one.mirostat:
-                batch.top_k[row], batch.top_p[row], batch.min_p[row] = one.top_k, one.top_p, one.min_p
         self.seen = torch.zeros(size + 1, vocabulary, dtype=torch.uint8, device=DEVICE)
         self.scratch = SamplerScratch.make(size, vocabulary, DEVICE)
         for field in fields(self.scratch):
@@ -218,9 +226,9 @@ def test_other_rows_of_the_batch_are_drawn_as_without_such_rows() -> None:
     for row, sampling in enumerate(samplings):
         alone = Batch(given[row : row + 1], [sampling], states[row : row + 1], no_special(given.shape[1]))
         alone.rows.step.fill_(FIRST_STEP + row)
-        flags = FLAGS if sampling.uses_final else SamplerFlags()
+        flags = FLAGS if row_samplers(sampling).uses_final else SamplerFlags()
         kernels.sample(alone.logits, alone.rows, alone.seen, alone.scratch, flags)
-        if sampling.uses_final:
+        if row_samplers(sampling).uses_final:
             special = alone.special.to(DEVICE, torch.uint8)
             draw_final(alone.logits, alone.rows, alone.seen, alone.scratch, special)
         assert alone.rows.token.tolist() == drawn[row : row + 1]
