@@ -129,13 +129,9 @@ class SamplingParams:
         return self._shapes_logits or self._needs_chain
 
     @property
-    def uses_shape(self) -> bool:
-        """Return whether `jet.ops.triton.shape_logits` can take the place of the sampler chain.
-
-        It can if top-n-sigma, typical-p or dynamic temperature is in use, and nothing else that needs the
-        chain.
-        """
-        return self._shapes_logits and not self._needs_chain
+    def has_state(self) -> bool:
+        """Return whether a sampler is in use whose state depends on the tokens drawn so far."""
+        return self.temperature > 0 and bool(self.mirostat or self.adaptive_target >= 0)
 
     @property
     def _shapes_logits(self) -> bool:

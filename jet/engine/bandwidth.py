@@ -1,7 +1,7 @@
-"""MemoryBandwidth: this machine's memory bandwidth, measured repeatedly.
+"""MemoryBandwidth: measures this machine's memory bandwidth repeatedly.
 
-A single copy may run while the machine is busy. The fastest of all measurements counts, since disturbances
-only slow a copy down; it is confirmed once a second one comes within `NEAR` of it.
+A busy machine makes a measurement slower, never faster, so the fastest of all measurements counts. It is
+confirmed once a second measurement reaches the fraction `NEAR` of it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class MeasuredEngine(Protocol):
         ...
 
     def update_info(self, facts: Facts) -> None:
-        """Replace fields of `info()` from now on."""
+        """Replace these fields of the `EngineInfo` that `info()` returns from now on."""
         ...
 
 
@@ -46,7 +46,7 @@ class MemoryBandwidth:
         self._rates: list[float] = []
 
     def measure(self) -> Facts:
-        """Measure once more; return the fields of `EngineInfo` from all measurements so far."""
+        """Measure once more; return `bandwidth` and `bandwidth_confirmed` for `EngineInfo`."""
         self._rates.append(self._measure())
         best, *others = sorted(self._rates, reverse=True)
         return {"bandwidth": best, "bandwidth_confirmed": bool(others) and others[0] >= NEAR * best}
@@ -57,7 +57,11 @@ class MemoryBandwidth:
         pauses_s: Sequence[float] = PAUSES_S,
         sleep: Callable[[float], object] = time.sleep,
     ) -> threading.Thread:
-        """Measure after each pause, once the engine is idle, in a thread that ends with the engine."""
+        """Start and return a thread that measures after each pause, once the engine is idle.
+
+        The thread updates the engine's info after each measurement, and ends early if the engine is closed.
+        `pauses_s` are in seconds.
+        """
         thread = threading.Thread(
             target=self._watch, args=(weakref.ref(engine), pauses_s, sleep), name="jet-bandwidth", daemon=True
         )
@@ -84,7 +88,7 @@ class MemoryBandwidth:
 
 
 def _is_idle(engine: MeasuredEngine | None) -> bool | None:
-    """Return whether the engine is idle; None if it is closed or gone."""
+    """Return whether the engine is idle; None if it is closed or has been garbage collected."""
     if engine is None or not engine.alive:
         return None
     info = engine.info()

@@ -21,15 +21,15 @@ MAX_ROLLBACKS = 256  # without anything sent in between
 
 @dataclass(eq=False, slots=True)
 class HeldToken:
-    """A drawn token that has not been sent, with the request's state from before it.
+    """A drawn token that has not been sent, with the request's state before the token was added.
 
     Attributes:
         token: its id.
         text: the text that became final with it.
         logprobs: its log-probabilities, to be sent with it.
         index: its position in the request's output tokens; 0 for tokens drawn by healing.
-        detokenizer: a copy of the detokenizer from before it.
-        state: the matcher's state from before it.
+        detokenizer: a copy of the detokenizer before this token was added.
+        state: the matcher's state before this token was read.
     """
 
     token: int
@@ -44,10 +44,7 @@ class BannedGuard:
     """Holds back the tokens of one request while they may have to be drawn again."""
 
     def __init__(self, matcher: PhraseMatcher, before: str, vocabulary: int | None = None) -> None:
-        """`before`: the text before the answer.
-
-        `vocabulary`: the number of tokens that can be drawn, None if unknown.
-        """
+        """`before`: the text before the answer. `vocabulary`: how many tokens can be drawn; None if unknown."""
         self.held: list[HeldToken] = []
         self._matcher, self._state = matcher, matcher.start(before)
         self._barred: dict[int, tuple[int, ...]] = {}
@@ -62,11 +59,10 @@ class BannedGuard:
         index: int,
         detokenizer: Detokenizer,
     ) -> int | None:
-        """Add a token.
+        """Hold a token; return where the banned phrase that it completes begins.
 
-        If it completes a banned phrase, return the index in `held` of the phrase's first token.
-
-        Returns None if it completes no phrase.
+        The arguments are the attributes of `HeldToken`. Returns the index in `held` of the phrase's first
+        token; None if the token completes no phrase.
         """
         self.held.append(HeldToken(token, text, logprobs, index, detokenizer, self._state))
         self._state, start = self._matcher.advance(self._state, text)
@@ -125,7 +121,7 @@ class BannedGuard:
         return sent
 
     def _holder_of(self, start: int) -> int:
-        """Return the index in `held` of the token with the character at `start`.
+        """Return the index in `held` of the first token of the character at `start` in the answer.
 
         Returns 0 if that token has been sent.
         """
@@ -137,7 +133,10 @@ class BannedGuard:
 
 @lru_cache(16)
 def matcher_of(banned: tuple[str, ...], stops: tuple[str, ...]) -> PhraseMatcher:
-    """Return the matcher of a request's phrases. Raises RequestError."""
+    """Return the matcher of a request's banned phrases and stop strings.
+
+    Raises RequestError if a phrase cannot be banned.
+    """
     try:
         return PhraseMatcher(banned, stops)
     except BannedPhraseError as error:
@@ -147,8 +146,12 @@ def matcher_of(banned: tuple[str, ...], stops: tuple[str, ...]) -> PhraseMatcher
 def text_before(prompt: str, ids: Sequence[int], detokenizer: Detokenizer, matcher: PhraseMatcher) -> str:
     """Return the text before an answer, in which a banned phrase may begin.
 
-    Returns the prompt; for a prompt of token ids, the text of as many of the last ids as `matcher` needs,
-    made by `detokenizer`, which must be unused.
+    Args:
+        prompt: the prompt as text, which is returned if there are no `ids`.
+        ids: the token ids of a prompt that was given as ids. As many of the last ones as `matcher` needs are
+            converted to text.
+        detokenizer: converts the ids; no token must have been added to it before.
+        matcher: the request's matcher.
     """
     if not ids:
         return prompt

@@ -14,7 +14,7 @@ _SHORT_STORY = 4096  # tokens that every running request should have memory for
 
 
 class CapacityError(ValueError):
-    """More requests than memory allows; the message says how many it allows."""
+    """Memory has no room for the given number of running requests; the message says for how many it has."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Capacity:
     Attributes:
         max_running_requests: requests that run at once.
         cache_slots: snapshots kept for continuing, retrying and branching.
-        max_total_tokens: tokens of all requests and snapshots whose keys and values fit.
+        max_total_tokens: most tokens of all requests and snapshots together, as their keys and values fit.
         context: most tokens of a request, prompt included.
     """
 
@@ -44,9 +44,17 @@ def plan_capacity(
 ) -> Capacity:
     """Divide `free` bytes among running requests, snapshots and tokens.
 
-    `cache_limit`: about the most bytes of snapshots. By default the number of requests is a power of two up
-    to `max_batch`, such that half of the memory holds a short text of each. Raises CapacityError if the given
-    `max_running_requests` do not fit.
+    Args:
+        footprint: the bytes of a request's states, keys and values.
+        free: the free bytes of the device.
+        context: most tokens of a request, prompt included.
+        max_batch: most requests that run at once by default.
+        max_running_requests: the number of requests that run at once. None for the largest power of two up
+            to `max_batch` with which short texts of all of them fit into half of the usable memory.
+        cache_limit: about the most bytes of snapshots; None for no limit of its own.
+
+    Raises:
+        CapacityError: the given `max_running_requests` do not fit.
     """
     usable = int(free * SHARE)
     state = footprint.recurrent + footprint.conv + (footprint.window + 1) * footprint.window_token

@@ -60,7 +60,7 @@ class Sizes:
     Attributes:
         parameters: the number of parameters.
         weights: the bytes of all weights.
-        footprint: the bytes that a decode step reads, and those that the state of a story takes.
+        footprint: the bytes that a decode step reads, and the bytes of a story's state.
     """
 
     parameters: int
@@ -69,7 +69,7 @@ class Sizes:
 
     @property
     def memory(self) -> int:
-        """Return the bytes that the model takes with a few stories open."""
+        """Return the bytes that the model takes with the states of `_STORIES` stories."""
         stories = _STORIES * self.footprint.cache_bytes(_STORY_TOKENS)
         return self.weights + stories + min(_WORK_BYTES, self.weights)
 
@@ -85,7 +85,7 @@ class Checkpoint:
         folder: its folder; None if it has to be downloaded.
         scheme: the quantization scheme of the stored weights; None if they are not quantized.
         file_bytes: the size of its files.
-        fetched_bytes: the part of `file_bytes` that an interrupted download has left.
+        fetched_bytes: the part of `file_bytes` that is on this computer, such as from an interrupted download.
     """
 
     name: str
@@ -129,7 +129,7 @@ class Form:
 
     @property
     def is_float32(self) -> bool:
-        """Return whether the network computes in float32 on a CPU, also if its weights are quantized."""
+        """Return whether the network computes in float32 on a CPU, as quantized networks do, too."""
         return self.dtype == "float32" or self.dtype in SCHEMES
 
 
@@ -155,12 +155,12 @@ class Machine:
     def bandwidth(self, weights: int) -> float | None:
         """Return the measured bandwidth for a model of `weights` bytes, in bytes a second.
 
-        Returns None if not measured.
+        Returns None if it has not been measured yet.
         """
         return max(self._rates.get(_kind(weights), ()), default=None)
 
     def measure(self, weights: int) -> None:
-        """Measure the bandwidth for `weights` bytes once more, in the first few calls only.
+        """Measure the bandwidth for a model of `weights` bytes once more, up to `_MEASUREMENTS` times.
 
         The fastest measurement counts, since other programs only make memory seem slower.
         """
@@ -186,7 +186,7 @@ class Catalog:
     """
 
     def __init__(self, base: LocalConfig, machine: Machine, names: tuple[str, ...] | None = None) -> None:
-        """`names`: hub ids and folders to offer, in place of the shipped and the published ones."""
+        """`names`: hub ids and folders to offer; None for the story model, the official 2B and the 4B."""
         self.base, self.machine = base, machine
         self._names = [STORY_MODEL, OFFICIAL_2B, OFFICIAL_4B] if names is None else list(names)
         if base.model is not None and base.model not in self._names:
@@ -197,7 +197,7 @@ class Catalog:
         return [form for name in self._names if (one := self._checkpoint(name)) for form in self._forms(one)]
 
     def measure_machine(self) -> None:
-        """Measure the memory bandwidth for the models of the list."""
+        """Measure the memory bandwidth for every model of the catalog."""
         for weights in {form.sizes.weights for form in self.forms()}:
             self.machine.measure(weights)
 
@@ -209,7 +209,10 @@ class Catalog:
         raise CheckpointError("This model is not in the list: please open the list again.")
 
     def add_folder(self, path: str) -> None:
-        """Add the checkpoint in a folder. Raises CheckpointError if there is none that can be loaded."""
+        """Add the checkpoint in the folder `path`, an absolute path.
+
+        Raises CheckpointError if the path is relative, or has no checkpoint that can be loaded.
+        """
         folder = Path(path.strip()).expanduser()
         if not folder.is_absolute():
             raise CheckpointError("Give the whole path of the folder, from the root on.")
@@ -220,8 +223,8 @@ class Catalog:
     def suggestion(self, current: str) -> Form | None:
         """Return the form of the official 2B to suggest while the model named `current` runs.
 
-        It fits in memory and writes at a comfortable speed. Returns None if there is none, or if a larger
-        model runs.
+        The form fits in memory and writes at least `COMFORTABLE` tokens a second. Returns None if there is no
+        such form, or if `current` is not the story model.
         """
         if not _is_story_model(current):
             return None
@@ -306,7 +309,7 @@ def _is_story_model(name: str) -> bool:
 def read_checkpoint(name: str) -> Checkpoint:
     """Describe a checkpoint by its hub id or folder.
 
-    Raises CheckpointError if it is neither here nor one of the published ones.
+    Raises CheckpointError if the checkpoint is neither on this computer nor a published one.
     """
     path = loading.resolve_path(name)
     if hub.is_repository(path):

@@ -1,7 +1,7 @@
 """Chain: draws one request's tokens through the samplers of `jet.ops.sampler_chain`, with their states.
 
-Mirostat and adaptive-p have a state that depends on the tokens drawn so far. A request keeps their states of
-each step, so that after a rollback or a recomputation it continues with the state of that step.
+Mirostat and adaptive-p have a state that depends on the tokens drawn so far. A request keeps the state from
+before each step, so that it can continue at any earlier step after a rollback or a recomputation.
 """
 
 from __future__ import annotations
@@ -27,13 +27,43 @@ State = float | AdaptiveState | None
 SamplerStates = dict[int, State]  # the state before the token of a step; of the first, it is left out
 
 
+def initial_state(sampling: SamplingParams) -> State:
+    """Return the state before the first token; None if no sampler with a state is in use."""
+    if sampling.mirostat:
+        return 2.0 * sampling.mirostat_tau
+    if sampling.adaptive_target >= 0:
+        return AdaptiveState.start(sampling.adaptive_target, sampling.adaptive_decay)
+    return None
+
+
+def state_at(sampling: SamplingParams, states: SamplerStates, step: int) -> State:
+    """Return the state before the token of a step."""
+    state = states.get(step)
+    return initial_state(sampling) if state is None else state
+
+
+def as_numbers(state: State) -> tuple[float, float]:
+    """Return a state as a row of `DecodeBatch.sampler_state`."""
+    if isinstance(state, AdaptiveState):
+        return state.weighted_sum, state.total_weight
+    return (0.0 if state is None else state), 0.0
+
+
+def from_numbers(sampling: SamplingParams, first: float, second: float) -> State:
+    """Return the state of a row of `DecodeBatch.sampler_state`."""
+    return first if sampling.mirostat else AdaptiveState(first, second)
+
+
 class Chain:
     """The samplers of one request."""
 
     def __init__(
         self, sampling: SamplingParams, special: Tensor, states: SamplerStates | None = None
     ) -> None:
-        """`special`: bool `[V]`, the tokens that XTC never excludes. `states`: by step; updated by `draw`."""
+        """`special`: bool `[V]`, the tokens that XTC never excludes.
+
+        `states`: the samplers' state before each step, by step; `draw` adds to it. None for an empty one.
+        """
         self._sampling, self._special = sampling, special
         self._states: SamplerStates = {} if states is None else states
 
@@ -65,17 +95,16 @@ class Chain:
         return draw_from(row, chance) if sampling.adaptive_target < 0 else self._adapt(row, chance, step)
 
     def _draw_mirostat(self, row: Tensor, chance: float, step: int) -> int:
-        sampling, mu = self._sampling, self._states.get(step)
-        mu = mu if isinstance(mu, float) else 2 * sampling.mirostat_tau
+        sampling, mu = self._sampling, state_at(self._sampling, self._states, step)
+        assert isinstance(mu, float)
         kept = mirostat(row, mu)
         token = draw_from(kept, chance)
         self._states[step + 1] = next_mu(mu, kept, token, sampling.mirostat_tau, sampling.mirostat_eta)
         return token
 
     def _adapt(self, row: Tensor, chance: float, step: int) -> int:
-        sampling, state = self._sampling, self._states.get(step)
-        if not isinstance(state, AdaptiveState):
-            state = AdaptiveState.start(sampling.adaptive_target, sampling.adaptive_decay)
+        sampling, state = self._sampling, state_at(self._sampling, self._states, step)
+        assert isinstance(state, AdaptiveState)
         token = draw_from(adapt(row, sampling.adaptive_target, state), chance)
         probability = math.exp(float(row.log_softmax(-1)[token]))
         self._states[step + 1] = state.after(probability, sampling.adaptive_decay)

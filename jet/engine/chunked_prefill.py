@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class ChunkedPrefill:
-    """Runs prefill chunks on the device thread, and tells the engine of progress, ends and errors."""
+    """Runs prefill chunks on the device thread; reports progress, ends and errors through callbacks."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class ChunkedPrefill:
             runner: runs the chunks.
             policy: bounds the sizes of chunks, from the durations of earlier ones.
             clock: returns the time in seconds.
-            others_decode: returns whether any request decodes; it waits while a chunk runs.
+            others_decode: returns whether any request decodes; decoding requests wait while a chunk runs.
             attempt: calls a function for a request; an exception ends this request and no other.
             send: sends a request's stats to its stream.
             score: runs a chunk of a request that asks for its prompt's log-probabilities, and sends these.
@@ -49,7 +49,7 @@ class ChunkedPrefill:
         self._score, self._fail, self._finish_prefill = score, fail, finish_prefill
 
     def run_next(self, prefilling: list[RequestState]) -> None:
-        """Run the next chunk of the first request, and those of others that fit into the same chunk."""
+        """Run the next chunk of the first request, shared with tokens of other requests where they fit."""
         others = self._others_decode()
         packed = self._pack(prefilling, others) if len(prefilling) > 1 and self._runner.max_packed else []
         reading = [(req, chunk) for req, chunk in packed if len(chunk)]
@@ -90,10 +90,8 @@ class ChunkedPrefill:
     def _pack(self, prefilling: list[RequestState], others: bool) -> list[tuple[RequestState, Tokens]]:
         """Choose the requests that share the next chunk, with the tokens of each.
 
-        The first request is always one.
-
-        A request whose prompt begins like an earlier one's waits, so that it can start from the earlier one's
-        snapshot.
+        Returns an empty list if the first request has to run alone. A request whose prompt begins like that
+        of an earlier request waits, so that it can start from the earlier request's snapshot.
         """
         packed: list[tuple[RequestState, Tokens]] = []
         room = min(self._policy.chunk_size(others), self._runner.max_packed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import abc
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from jet.api import TokenLogprobs
-from jet.cache.pinned import pinned, to_host
+from jet.cache.pinned import to_host
 from jet.cache.state_pool import StatePool
+from jet.engine.chain import from_numbers
 from jet.engine.decode_step import DecodeStep
 from jet.engine.kept_logits import KeptLogits, rows_to_keep
+from jet.engine.row_inputs import write_batch, write_inputs
 from jet.engine.sampler import HostSampler, SpecialTokens, draw, make_host_sampler
 from jet.engine.sequence import Sequence
 from jet.engine.step_output import StepFuture, token_logprobs
@@ -27,6 +29,7 @@ from jet.ops.logprobs import top_logprobs
 from jet.ops.sampling import NOT_A_NUMBER
 from jet.ops.triton import fused_sampling as kernels
 from jet.ops.triton.cache_keys import settle_keys
+from jet.ops.triton.final_samplers import draw_final
 from jet.ops.triton.shape_logits import ShapeBuffers
 
 # Each batch uses the variant that has all filters it needs: the page's defaults, greedy, or all filters.
@@ -35,8 +38,11 @@ DEFAULT_SAMPLER = SamplerFlags(uses_penalty=True, uses_top_k=False, uses_top_p=T
 CAPTURED_SAMPLERS: tuple[SamplerFlags | None, ...] = (DEFAULT_SAMPLER, None, SamplerFlags())
 # Used while a request in the batch has not generated its `min_tokens` yet.
 MIN_TOKENS_SAMPLER = SamplerFlags(uses_min_tokens=True)
-# Used where a request has top-nσ, typical sampling or a temperature that varies; captured for the first one.
+# Used where a request has top-nσ, typical sampling or a temperature that varies (`uses_shape`), or XTC,
+# adaptive-p, mirostat or a temperature behind the filters (`uses_final`); each combination is captured for
+# the first batch that needs it.
 SHAPE_SAMPLER = SamplerFlags(uses_shape=True)
+FINAL_SAMPLER = SamplerFlags(uses_final=True)
 GRAPH_SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows
 TIMING_REPLAYS = 3  # replays
 
@@ -49,8 +55,8 @@ class CudaGraphDecoder:
     they arrive. There are graphs for the batch sizes in `GRAPH_SIZES`; padding rows use the null slot.
 
     Compiling and capturing takes too long to do while requests run. The constructor makes the graphs of one
-    row and of the largest batch; `capture_next` makes the others when the engine is idle, and until then a
-    batch uses the next larger ones.
+    row and of the largest batch; `capture_next` makes the others while the engine is idle. Until then a batch
+    uses captured graphs of more rows.
     """
 
     overlaps = True
@@ -87,7 +93,11 @@ class CudaGraphDecoder:
         self._first_batch = DecodeBatch.make(1, model.device, stop_ids, pool.null_slot)
         self._first_logits = torch.zeros(1, config.vocab_size, dtype=torch.float32, device=model.device)
         self._first_sampler = Sampler(
-            self._first_logits, self._first_batch, self._token_mask, self.step.first_weight
+            self._first_logits,
+            self._first_batch,
+            self._token_mask,
+            self.step.first_weight,
+            self._special_tokens.xtc_special,
         )
         for flags in CAPTURED_SAMPLERS:
             self._first_sampler.sample(flags)  # compiles; the row uses the null slot
@@ -105,9 +115,8 @@ class CudaGraphDecoder:
         # The kernels bar and penalize tokens by changing logits, which log-probabilities must not show.
         noted = changed and sequence.top_logprobs > 0
         counts = sampling.presence_penalty or sampling.frequency_penalty
-        chain = sampling.uses_chain and not sampling.uses_shape
-        on_host = sampling.dry_multiplier or sampling.xtc_probability or chain
-        on_host = on_host or counts or sequence.forbidden[1]
+        on_host = sampling.dry_multiplier or counts or sequence.forbidden[1]
+        on_host = on_host or sequence.row_samplers is None
         if on_host or sequence.logit_bias or sequence.word_bias or noted:
             self._host_samplers[sequence] = make_host_sampler(sequence, self._special_tokens)
 
@@ -122,7 +131,7 @@ class CudaGraphDecoder:
             token_mask.index_fill_(0, self._special_tokens.stop_ids, 0)
 
     def sample(self, sequence: Sequence) -> StepFuture:
-        """Draw the token that follows the sequence's `logits`."""
+        """Draw the sequence's next token from its `logits` `[1, V]`, which a prefill has left."""
         assert sequence.logits is not None
         if sequence in self._host_samplers:
             logits = sequence.logits.float()
@@ -130,16 +139,14 @@ class CudaGraphDecoder:
         if sequence.barred_now:
             return self._sample_barred(sequence, sequence.logits.float())
         self._first_logits.copy_(sequence.logits)
-        write_batch(self._first_batch, [sequence])
         flags = sampler_flags([sequence])
-        if flags is not None and flags.uses_shape:
-            write_shape(self._first_sampler.shape, [sequence])
+        write_inputs(self._first_batch, flags, self._first_sampler, [sequence])
         self._first_sampler.sample(flags)
         (future,) = self._step_output(self._first_batch, self._first_logits, [sequence], {})
         return future
 
     def _sample_barred(self, sequence: Sequence, logits: Tensor) -> StepFuture:
-        """Draw a token on the host, which can bar tokens, for a sequence whose history is on the device."""
+        """Draw a token on the host, since the device cannot bar tokens, for a sequence sampled on the device."""
         sampler = make_host_sampler(sequence, self._special_tokens)
         ids = torch.tensor(sequence.token_ids, dtype=torch.int64).to(logits.device)
         sampler.append_prompt(ids)
@@ -172,13 +179,15 @@ class CudaGraphDecoder:
             yield True
 
     def launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
-        """Start a decode step. It overlaps with the host unless the host samples one of its tokens."""
+        """Start a decode step; return a future of each sequence's next token.
+
+        The next step cannot overlap with this one if the host draws one of its tokens, or if one of them is
+        its request's last allowed token.
+        """
         flags = sampler_flags(sequences)
         graphs = self._fastest_graphs(padded_size(len(sequences)), flags)
         if self._batch != sequences or self._batch_graphs is not graphs:
-            write_batch(graphs.rows, sequences, self._host_samplers)
-            if flags is not None and flags.uses_shape:
-                write_shape(graphs.shape, sequences)
+            write_inputs(graphs.rows, flags, graphs, sequences, self._host_samplers)
             self._batch, self._batch_graphs = list(sequences), graphs
         ending = [row for row, sequence in enumerate(sequences) if sequence.samples_last_token]
         kept = rows_to_keep(sequences)
@@ -197,7 +206,7 @@ class CudaGraphDecoder:
     ) -> None:
         """Start a step and keep the logits of the rows in `kept` as they were before the sampler.
 
-        Where the sampler writes into them, the step and the sampler are launched one after the other.
+        If the sampler writes into these logits, the step and the sampler are launched one after the other.
         """
         written = any(_sampler_writes(sequences[row]) for row in kept)
         if written:
@@ -223,9 +232,10 @@ class CudaGraphDecoder:
     def _sample_on_host(
         self, graphs: StepGraphs, sequences: abc.Sequence[Sequence], kept: abc.Collection[int]
     ) -> list[StepFuture]:
-        """Run a step in which the host draws some tokens, so that the next step cannot overlap.
+        """Run a step whose logits are kept or sampled on the host, so that the next step cannot overlap.
 
-        Logits of the rows in `kept` are copied before the sampler writes penalties into them.
+        The host draws the tokens of sequences with a host sampler, the device those of the others. Logits of
+        the rows in `kept` are copied before the device's sampler writes penalties into them.
         """
         graphs.compute_logits()
         self._keep(graphs, sequences, kept)
@@ -241,9 +251,10 @@ class CudaGraphDecoder:
         return self._step_output(graphs.rows, graphs.step.logits, sequences, host_sampled)
 
     def last_logits(self, sequence: Sequence) -> Tensor | None:
-        """Return the logits after the sequence's computed tokens, before penalties; None if they are gone.
+        """Return the logits `[1, V]` after the sequence's computed tokens; None if they were not kept.
 
-        They are kept for the request's last allowed token, and for every token that may be taken back.
+        The logits are from before penalties. They are kept in the step that draws a request's last allowed
+        token and, in batches of up to `MARKED_ROWS` rows, in every step of a sequence that may be rolled back.
         """
         return self._kept_logits.get(sequence)
 
@@ -260,7 +271,7 @@ class CudaGraphDecoder:
         )
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a request."""
+        """Drop everything that is kept for a sequence, such as its host sampler."""
         self._host_samplers.pop(sequence, None)
         self._kept_logits.begin([sequence])
         if sequence in self._batch:
@@ -280,14 +291,21 @@ class CudaGraphDecoder:
     ) -> list[StepFuture]:
         """Queue copies of tokens and log-probabilities to pinned memory; return a future for each row.
 
+        The future of a sampler with a state stores the state behind its token in the sequence, so that a
+        token that is dropped leaves nothing behind.
+
         `host_sampled`: the futures, by row, of tokens that the host has drawn.
         """
+        sequences = list(sequences)  # of this step, whatever becomes of the batch
         counts = [sequence.top_logprobs for sequence in sequences]
         size = len(sequences)
         noted: tuple[Tensor, Tensor, Tensor] | None = None
         if any(counts):
             noted = top_logprobs(logits[:size], rows.token[:size], max(counts))
         tokens, status = to_host(rows.token[:size]), to_host(rows.status[:size])
+        has_state = any(sequence.sampling.has_state for sequence in sequences)
+        states = to_host(rows.sampler_state[:size]) if has_state else None
+        following = [sequence.num_generated + 1 for sequence in sequences]
         if noted is not None:
             noted = to_host(noted[0]), to_host(noted[1]), to_host(noted[2])
         copied = torch.cuda.Event()
@@ -297,7 +315,10 @@ class CudaGraphDecoder:
             copied.synchronize()
             if status[row]:
                 raise FloatingPointError(NOT_A_NUMBER)
-            token = int(tokens[row])
+            token, sampling = int(tokens[row]), sequences[row].sampling
+            if states is not None and sampling.has_state:
+                state = from_numbers(sampling, *states[row].tolist())
+                sequences[row].sampler_states[following[row]] = state
             if noted is None or not counts[row]:
                 return token, None
             return token, token_logprobs(token, noted, row, counts[row])
@@ -316,8 +337,8 @@ class CudaGraphDecoder:
     def _fastest_graphs(self, size: int, flags: SamplerFlags | None) -> StepGraphs:
         """Return the fastest captured graphs for at least `size` rows.
 
-        Graphs of more rows can be faster, since they multiply by other kernels. A batch may use any graphs
-        that are large enough, so it is never slower than a larger batch.
+        Graphs of more rows can be faster, since they use other kernels for their products. A batch may use
+        any graphs that are large enough, so it is never slower than a larger batch.
         """
         ready = [other for other, graphs in self._graphs.items() if other >= size and graphs.has(flags)]
         fastest = min(ready, default=size, key=lambda other: (self._graphs[other].seconds(flags), other))
@@ -328,7 +349,8 @@ class CudaGraphDecoder:
         if size not in self._graphs:
             rows = self._rows.first(size)
             step = DecodeStep(self._model, self._pool, rows, self._backend(size), share_with=self._largest)
-            self._graphs[size] = StepGraphs(step, rows, self._token_mask, self._shared)
+            special = self._special_tokens.xtc_special
+            self._graphs[size] = StepGraphs(step, rows, self._token_mask, self._shared, special)
         return self._graphs[size]
 
 
@@ -337,69 +359,26 @@ def padded_size(rows: int) -> int:
     return next((size for size in GRAPH_SIZES if size >= rows), -(-rows // 64) * 64)
 
 
-def write_batch(
-    rows: DecodeBatch, sequences: abc.Sequence[Sequence], inactive: abc.Container[Sequence] = ()
-) -> None:
-    """Copy the sequences' inputs to the rows; afterwards only the device updates them.
-
-    Rows beyond the sequences use the null slot. The device draws no token for those in `inactive`.
-    """
-    missing = len(rows.token) - len(sequences)
-
-    def write(tensor: Tensor, values: Iterable[float], otherwise: float = 0) -> None:
-        given = pinned([*values, *[otherwise] * missing], tensor.dtype, tensor.device)
-        tensor.copy_(given, non_blocking=True)
-
-    samplings = [sequence.sampling for sequence in sequences]
-    write(rows.temperature, (sampling.temperature for sampling in samplings))
-    write(rows.top_k, (sampling.top_k for sampling in samplings))
-    write(rows.top_p, (sampling.top_p for sampling in samplings), 1)
-    write(rows.min_p, (sampling.min_p for sampling in samplings))
-    write(rows.repetition_penalty, (sampling.repetition_penalty for sampling in samplings), 1)
-    write(rows.seed, (sampling.seed or 0 for sampling in samplings))
-    write(rows.step, (sequence.num_generated for sequence in sequences))
-    write(rows.min_tokens, (sequence.min_tokens for sequence in sequences))
-    write(rows.position, (sequence.num_computed_tokens for sequence in sequences))
-    write(rows.slot, (sequence.slot or 0 for sequence in sequences), rows.null_slot)
-    write(rows.active, (sequence not in inactive for sequence in sequences))
-    write(rows.token, (sequence.last_token or 0 for sequence in sequences))
-    write(rows.status, (0 for _ in sequences))
-
-
 def sampler_flags(sequences: abc.Sequence[Sequence]) -> SamplerFlags | None:
     """Choose the sampler for a batch, one of `CAPTURED_SAMPLERS`; None for greedy without penalty.
 
     Chooses `MIN_TOKENS_SAMPLER` while stop tokens are forbidden for one of the sequences.
     """
-    shapes = any(sequence.sampling.uses_shape and sequence.sampling.temperature > 0 for sequence in sequences)
-    if any(sequence.stop_is_forbidden for sequence in sequences):
-        return replace(MIN_TOKENS_SAMPLER, uses_shape=shapes)
-    if shapes:
-        return SHAPE_SAMPLER
     samplings = [sequence.sampling for sequence in sequences]
+    used = [sequence.row_kernels for sequence in sequences]
+    top_k, shapes, final = (any(row[number] for row in used) for number in range(3))
+    if any(sequence.stop_is_forbidden for sequence in sequences):
+        return replace(MIN_TOKENS_SAMPLER, uses_shape=shapes, uses_final=final)
+    if shapes or final:
+        return SamplerFlags(uses_shape=shapes, uses_final=final)
     if all(sampling.temperature == 0 and sampling.repetition_penalty == 1 for sampling in samplings):
         return None
-    top_k = any(sampling.temperature > 0 and sampling.top_k > 0 for sampling in samplings)
     return SamplerFlags() if top_k else DEFAULT_SAMPLER
 
 
 def _sampler_writes(sequence: Sequence) -> bool:
-    """Return whether the sampler changes the sequence's logits: by a penalty, or where no text may end."""
+    """Return whether the sampler changes the sequence's logits: by a penalty, or to forbid stop tokens."""
     return sequence.sampling.repetition_penalty != 1 or sequence.stop_is_forbidden
-
-
-def write_shape(buffers: ShapeBuffers, sequences: abc.Sequence[Sequence]) -> None:
-    """Copy the settings of top-nσ, typical sampling and dynamic temperature to the device.
-
-    Sequences without these samplers get neutral values.
-    """
-    samplings = [sequence.sampling for sequence in sequences]
-    buffers.write(
-        (one.top_n_sigma, one.typical_p, one.dynatemp_range, one.dynatemp_exponent)
-        if one.uses_shape
-        else (0.0, 1.0, 0.0, 1.0)
-        for one in samplings
-    )
 
 
 class _SharedGraphPool:
@@ -411,11 +390,27 @@ class _SharedGraphPool:
 class Sampler:
     """Draws a token from each row of logits `[B, V]` and updates the batch."""
 
-    def __init__(self, logits: Tensor, rows: DecodeBatch, token_mask: Tensor, next_weight: Tensor) -> None:
-        """`next_weight`: the first matrix of the next step, to be prefetched."""
+    def __init__(
+        self,
+        logits: Tensor,
+        rows: DecodeBatch,
+        token_mask: Tensor,
+        next_weight: Tensor,
+        xtc_special: Tensor | None = None,
+    ) -> None:
+        """Allocate buffers.
+
+        Args:
+            logits: float32 `[B, V]`.
+            rows: the rows' parameters and states.
+            token_mask: uint8 `[slots, V]`, the tokens to penalize.
+            next_weight: the first matrix of the next step, to be prefetched.
+            xtc_special: bool `[V]`, tokens that XTC must not exclude; needed for `SamplerFlags.uses_final`.
+        """
         scratch = kernels.SamplerScratch.make(len(logits), logits.shape[1], logits.device)
         self._given = logits, rows, token_mask, scratch
         self._next_weight = next_weight
+        self._xtc_special = None if xtc_special is None else xtc_special.view(torch.uint8)
         self._shape: ShapeBuffers | None = None
 
     @property
@@ -427,22 +422,33 @@ class Sampler:
         return self._shape
 
     def sample(self, flags: SamplerFlags | None, pdl: bool = False) -> None:
-        """Launch the kernels; `pdl`: with programmatic dependent launch, at the end of a step in a graph."""
+        """Launch the sampler's kernels for `flags`; None for greedy without penalty.
+
+        `pdl`: whether to use programmatic dependent launch, for a sampler at the end of a step in a graph.
+        """
         if flags is None:
             kernels.greedy(*self._given, penalize=False, pdl=pdl, prefetch=self._next_weight)
         else:
             shape = self.shape if flags.uses_shape else None
             kernels.sample(*self._given, flags, pdl=pdl, prefetch=self._next_weight, shape=shape)
+            if flags.uses_final:
+                assert self._xtc_special is not None
+                draw_final(*self._given, self._xtc_special, pdl=pdl, shape=shape)
 
 
 class StepGraphs:
     """The graphs for one number of rows, one for each sampler, captured on first use."""
 
     def __init__(
-        self, step: DecodeStep, rows: DecodeBatch, token_mask: Tensor, shared: _SharedGraphPool
+        self,
+        step: DecodeStep,
+        rows: DecodeBatch,
+        token_mask: Tensor,
+        shared: _SharedGraphPool,
+        xtc_special: Tensor,
     ) -> None:
         self.step, self.rows = step, rows
-        self._sampler = Sampler(step.logits, rows, token_mask, step.first_weight)
+        self._sampler = Sampler(step.logits, rows, token_mask, step.first_weight, xtc_special)
         self._pdl = has_dependent_launch(step.logits.device)
         self._shared = shared
         self._graphs: dict[SamplerFlags | None, torch.cuda.CUDAGraph] = {}
@@ -458,7 +464,7 @@ class StepGraphs:
             self._graphs[flags] = graph
 
     def seconds(self, flags: SamplerFlags | None) -> float:
-        """Return the seconds that a step took on padding rows when it was captured."""
+        """Return the seconds that the sampler's graph took on padding rows when it was captured."""
         return self._seconds[flags]
 
     def has(self, flags: SamplerFlags | None) -> bool:
@@ -487,7 +493,7 @@ class StepGraphs:
 
     @property
     def shape(self) -> ShapeBuffers:
-        """Return the settings of samplers that change the logits before drawing, by row."""
+        """Return the buffers, by row, of samplers that change the logits before drawing."""
         return self._sampler.shape
 
     def sample(self, flags: SamplerFlags | None) -> None:

@@ -1,7 +1,7 @@
 """DecodeLoop: draws the next token of each running sequence, and launches the next step ahead.
 
-The first token after a prefill is drawn from the prefill's logits. Where the device holds a batch, the next
-step is launched before the host has read this one's tokens.
+The first token after a prefill is drawn from the prefill's logits. If the device holds the whole batch, the
+next step is launched before the host has read the tokens of the current step.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class DecodeLoop:
     def _sample_healing(self, sequence: Sequence, healing: Healing) -> int | Exception:
         """Draw the end of the prompt again, after a snapshot of the state before it.
 
-        Returns the last token.
+        Returns the last token that was drawn, or the error that ends the sequence.
         """
         if sequence.num_computed_tokens > sequence.last_snapshot:
             self._snapshots.take(sequence)
@@ -139,7 +139,7 @@ class DecodeLoop:
     def _decode_step(
         self, sequences: abc.Sequence[Sequence], outcomes: dict[Sequence, int | Exception]
     ) -> None:
-        """Run one step of sequences without a step in flight."""
+        """Run one step of sequences without a step in flight, and add their tokens or errors to `outcomes`."""
         full = {one: error for one in sequences if (error := self._reserve_next(one)) is not None}
         outcomes.update(full)
         able = [one for one in sequences if one not in full]
@@ -147,7 +147,10 @@ class DecodeLoop:
             outcomes[sequence] = self.accept(sequence, step)
 
     def _launch_next(self, sequences: abc.Sequence[Sequence]) -> None:
-        """Launch the next step ahead of this one's tokens, if all sequences that continue can overlap."""
+        """Launch the next step of the sequences that continue, if all of them can overlap with the host.
+
+        Sets `in_flight` of these sequences; None if no step was launched.
+        """
         for sequence in sequences:
             sequence.in_flight = None
         continuing = [one for one in sequences if self._continues(one)]
@@ -178,7 +181,10 @@ class DecodeLoop:
         return steps
 
     def accept(self, sequence: Sequence, step: StepFuture) -> int | Exception:
-        """Wait for a token and append it; return it, or the FloatingPointError of NaN logits."""
+        """Wait for a step's token and append it; take a snapshot if one is due.
+
+        Returns the token, or the FloatingPointError of NaN logits.
+        """
         try:
             token, sequence.logprobs = step.result()
         except FloatingPointError as error:

@@ -101,10 +101,10 @@ class DecodeStep:
         return next(part.first_weight for part in self.ops if part.weight is not None)
 
     def _prefetch_weights(self, parts: list[StepOp]) -> list[StepOp]:
-        """Let each operation prefetch the weight of the following one into the cache.
+        """Let each operation prefetch the weight of a later operation into the cache.
 
-        The operation before one without a weight prefetches the next weight there is, so the operation
-        without a weight prefetches the one after that.
+        An operation with a weight prefetches the next weight. An operation without one prefetches the second
+        next weight, since the operation before it prefetches the next one.
         """
         chained = []
         for number, part in enumerate(parts):
@@ -117,7 +117,10 @@ class DecodeStep:
         return chained
 
     def _weight(self, *layers: nn.Linear | QuantizedLinear) -> Weight:
-        """Return the matrix of one layer or several fused ones in the fastest layout, prepared once."""
+        """Return the weight of one layer, or the fused weight of several, in the backend's layout.
+
+        The weight is prepared on first use only.
+        """
         weight = one_weight(layers, self._backend.blocked)
         address = weight.data_ptr() or id(weight)  # weights on the meta device have no address
         if address not in self._weights:
@@ -283,7 +286,7 @@ def _concatenated(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _as_fused(tensors: Sequence[Tensor]) -> Tensor | None:
-    """Return the tensor whose consecutive views `tensors` are after an earlier fusion.
+    """Return the fused tensor if `tensors` are consecutive views of one, as after an earlier fusion.
 
     Returns None if they are not.
     """

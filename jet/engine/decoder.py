@@ -25,7 +25,7 @@ class Decoder(Protocol):
 
     Attributes:
         step: the decode step of one row.
-        overlaps: whether a step may be launched before the tokens of the last one are known.
+        overlaps: whether a step may be launched before the tokens of the previous step are known.
     """
 
     step: DecodeStep
@@ -45,11 +45,11 @@ class Decoder(Protocol):
         ...
 
     def capture_next(self) -> bool:
-        """Compile or capture a small part of later steps; False if nothing is left."""
+        """Compile one kernel or capture one graph for later steps; return False if nothing is left to do."""
         ...
 
     def sample(self, sequence: Sequence) -> StepFuture:
-        """Draw the token that follows the sequence's `logits`."""
+        """Draw the sequence's next token from its `logits` `[1, V]`, which a prefill has left."""
         ...
 
     def compute_logits(self, sequence: Sequence) -> Tensor:
@@ -57,7 +57,7 @@ class Decoder(Protocol):
         ...
 
     def launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
-        """Start a decode step: run each sequence's last token, then draw its next one: one future each."""
+        """Start a decode step for these sequences; return a future of the next token of each."""
         ...
 
     def last_logits(self, sequence: Sequence) -> Tensor | None:
@@ -65,15 +65,15 @@ class Decoder(Protocol):
         ...
 
     def can_overlap(self, sequences: abc.Sequence[Sequence]) -> bool:
-        """Return whether the next step of these sequences may be launched ahead of this one's tokens."""
+        """Return whether the sequences' next step may be launched before the current step's tokens are known."""
         ...
 
     def batch_is_on_device(self, sequences: abc.Sequence[Sequence]) -> bool:
-        """Return whether the device holds this batch, so that its next step needs no input from the host."""
+        """Return whether the device holds this batch, so that the next step needs no input from the host."""
         ...
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a request."""
+        """Drop everything that is kept for a sequence, such as its sampler."""
         ...
 
     def close(self) -> None:
@@ -146,7 +146,7 @@ class EagerDecoder:
         return False
 
     def sample(self, sequence: Sequence) -> StepFuture:
-        """Draw the token that follows the sequence's `logits`."""
+        """Draw the sequence's next token from its `logits` `[1, V]`, which a prefill has left."""
         assert sequence.logits is not None
         return self._sample(sequence, sequence.logits)
 
@@ -171,7 +171,7 @@ class EagerDecoder:
         return [self._sample(*row) for row in zip(sequences, logits, strict=True)]
 
     def last_logits(self, sequence: Sequence) -> Tensor | None:
-        """Return the sequence's logits `[1, V]` if it took part in the last step."""
+        """Return the sequence's logits `[1, V]`; None if it took no part in the last step."""
         logits = self._last_logits.get(sequence)
         return None if logits is None else logits.clone()
 
@@ -184,7 +184,7 @@ class EagerDecoder:
         return False
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a request."""
+        """Drop everything that is kept for a sequence, such as its sampler."""
         self._samplers.pop(sequence, None)
         self._last_logits.pop(sequence, None)
 

@@ -1,7 +1,8 @@
 """HostSampler: draws the next token of one request from its logits, in plain PyTorch, with every sampler.
 
-`jet.ops.triton.fused_sampling` draws on the device instead. It lacks DRY, which needs the whole text, and
-XTC, which is seldom used. On a CPU `jet.ops.numba.token_draw` draws.
+`jet.ops.triton.fused_sampling` and `final_samplers` draw on the device instead. They lack DRY, which needs
+the whole text, the penalties by counts, and all but two orders of samplers. On a CPU
+`jet.ops.numba.token_draw` draws.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import abc
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from jet.api import SamplingParams, TokenLogprobs
 from jet.cache.host_pool import HostSnapshot
 from jet.cache.prefix_cache import CacheEntry
 from jet.engine.chain import SamplerStates
+from jet.engine.row_samplers import RowSamplers, row_samplers
 from jet.engine.step_output import StepFuture
 from jet.engine.text.healing import Healing, HealingPath
 from jet.engine.text.word_bias import BiasedSequence
@@ -97,6 +99,17 @@ class Sequence:
     mark_salt: str = ""
     barred: tuple[int, tuple[int, ...]] = (-1, ())
     waits: bool = False
+
+    @cached_property
+    def row_samplers(self) -> RowSamplers | None:
+        """Return the samplers as the rows of a `DecodeBatch` have them; None if the host must draw."""
+        return row_samplers(self.sampling)
+
+    @cached_property
+    def row_kernels(self) -> tuple[bool, bool, bool]:
+        """Return whether the row uses top-k, samplers before the filters and samplers behind them."""
+        row = self.row_samplers
+        return (False, False, False) if row is None else (row.top_k > 0, row.uses_shape, row.uses_final)
 
     @property
     def last_token(self) -> int | None:

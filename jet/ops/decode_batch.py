@@ -4,11 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 STOPS_TOGETHER = 4  # stop ids
+
+
+class FinalSettings(NamedTuple):
+    """One row's settings of the samplers behind the filters, in the order of `DecodeBatch.final_settings`.
+
+    Attributes:
+        xtc_probability: 0 is off.
+        xtc_threshold: as in `jet.api.SamplingParams`, at least `LEAST_XTC_THRESHOLD`.
+        adaptive_target: negative is off. Otherwise min-p must be at least `LEAST_ADAPTIVE_MIN_P`.
+        adaptive_decay: as in `jet.api.SamplingParams`.
+        mirostat_tau: negative is off. Filters and the other samplers here must then be off.
+        mirostat_eta: as in `jet.api.SamplingParams`.
+        temperature: divides the logits behind the filters and before XTC; 1 is off. `DecodeBatch.temperature`
+            must then be 1.
+    """
+
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    adaptive_target: float = -1.0
+    adaptive_decay: float = 0.0
+    mirostat_tau: float = -1.0
+    mirostat_eta: float = 0.0
+    temperature: float = 1.0
+
+
+# Weights are multiples of 2**-44. From these values on, XTC compares weights with a relative error of 1e-7 at
+# most, and adaptive-p, which makes unlikely tokens likelier, has no token whose weight is 0.
+LEAST_XTC_THRESHOLD = 1e-6
+LEAST_ADAPTIVE_MIN_P = 1e-9
 
 
 @dataclass(frozen=True)
@@ -18,6 +48,7 @@ class SamplerFlags:
     Attributes:
         uses_min_tokens: whether stop tokens are forbidden for any row.
         uses_shape: whether any row uses top-nσ, typical sampling or dynamic temperature.
+        uses_final: whether any row uses XTC, adaptive-p, mirostat or a late temperature. Needs `uses_top_p`.
     """
 
     uses_penalty: bool = True
@@ -25,11 +56,12 @@ class SamplerFlags:
     uses_top_p: bool = True
     uses_min_tokens: bool = False
     uses_shape: bool = False
+    uses_final: bool = False
 
 
 @dataclass(frozen=True)
 class DecodeBatch:
-    """Sampling parameters and state of each row; all tensors are `[B]` except `stop_ids`.
+    """Sampling parameters and state of each row; all tensors are `[B]` except the last three.
 
     Attributes:
         temperature: float32; 0 takes the likeliest token, of equal ones the one with the lowest id.
@@ -46,6 +78,9 @@ class DecodeBatch:
         active: uint8; a row with 0 is skipped: its other fields are neither read nor written.
         token: int64, the token drawn last.
         status: int32; set to 1 if the largest logit is not finite; the other fields then stay unchanged.
+        final_settings: float64 `[B, 7]`, `FinalSettings`; read if `SamplerFlags.uses_final`.
+        sampler_state: float64 `[B, 2]`, updated by each drawn token: mirostat's mu in bits, and 0; or
+            adaptive-p's weighted sum of probabilities, and its sum of weights.
         stop_ids: int64 `[N]`, the stop tokens, padded with -1.
         null_slot: the slot of padding rows.
     """
@@ -63,6 +98,8 @@ class DecodeBatch:
     active: Tensor
     token: Tensor
     status: Tensor
+    final_settings: Tensor
+    sampler_state: Tensor
     stop_ids: Tensor
     null_slot: int
 
@@ -96,6 +133,8 @@ class DecodeBatch:
             active=full(0, torch.uint8),
             token=full(0, torch.int64),
             status=full(0, torch.int32),
+            final_settings=torch.tensor([FinalSettings()] * batch, dtype=torch.float64, device=device),
+            sampler_state=torch.zeros(batch, 2, dtype=torch.float64, device=device),
             stop_ids=_padded_stops(stop_ids, device),
             null_slot=batch if null_slot is None else null_slot,
         )

@@ -106,37 +106,37 @@ SAMPLERS = (
     SamplerHelp(
         "xtc_probability",
         "XTC: with this probability, excludes all likely tokens but the least likely of them.",
-        *(0, 1, "0", "7", _HOST, "p-e-w, text-generation-webui pull request 6335"),
+        *(0, 1, "0", "7", _KERNEL, "p-e-w, text-generation-webui pull request 6335"),
     ),
     SamplerHelp(
         "xtc_threshold",
         "Is the probability from which XTC takes a token for likely.",
-        *(0, 0.5, "", "7", _HOST, "as above"),
+        *(0, 0.5, "", "7", _KERNEL, "as above"),
     ),
     SamplerHelp(
         "adaptive_target",
         "Adaptive-p: draws tokens of about this probability on the average, making up for the last ones.",
-        *(-1, 1, "-1", "last", _HOST, "MrJackSpade, adaptive-p-docs; llama.cpp"),
+        *(-1, 1, "-1", "last", _KERNEL, "MrJackSpade, adaptive-p-docs; llama.cpp"),
     ),
     SamplerHelp(
         "adaptive_decay",
         "Is how much of its past adaptive-p remembers.",
-        *(0, 0.99, "", "last", _HOST, "as above"),
+        *(0, 0.99, "", "last", _KERNEL, "as above"),
     ),
     SamplerHelp(
         "mirostat",
         "2 holds the surprise of the drawn tokens at a level; only temperature and penalties act beside it.",
-        *(0, 2, "0", "last", _HOST, "Basu et al., arXiv 2007.14966"),
+        *(0, 2, "0", "last", _KERNEL, "Basu et al., arXiv 2007.14966"),
     ),
     SamplerHelp(
         "mirostat_tau",
         "Is that level of surprise, in bits.",
-        *(0, 20, "", "last", _HOST, "as above"),
+        *(0, 20, "", "last", _KERNEL, "as above"),
     ),
     SamplerHelp(
         "mirostat_eta",
         "Is how quickly mirostat learns.",
-        *(0, 1, "", "last", _HOST, "as above"),
+        *(0, 1, "", "last", _KERNEL, "as above"),
     ),
 )
 HELP = {sampler.name: sampler.does for sampler in SAMPLERS}

@@ -271,7 +271,7 @@ def test_alternatives_are_of_the_token_they_come_with(runner: ModelRunner) -> No
 
 def test_what_the_kernels_cannot_do_is_drawn_by_the_host(runner: ModelRunner) -> None:
     plain = write(runner, GREEDY, 1, 2, 3)
-    assert write(runner, replace(GREEDY, xtc_probability=1e-12), 1, 2, 3) == plain
+    assert write(runner, replace(GREEDY, presence_penalty=1e-12), 1, 2, 3) == plain
     host = ModelRunner(golden_model("tiny-2b"), frozenset())
     dry = replace(SAMPLED, dry_multiplier=5.0, dry_allowed_length=1, xtc_probability=0.5)
     assert write(runner, dry, 1, 2, 1, 2, 1) == write(host, dry, 1, 2, 1, 2, 1)

@@ -39,7 +39,7 @@ def test_hardly_any_deviation_leaves_the_likeliest(runner: ModelRunner) -> None:
     assert write(runner, least, 1, 2, 3) == write(runner, GREEDY, 1, 2, 3)
 
 
-def test_other_batches_pay_nothing_and_samplers_with_a_memory_are_the_hosts(
+def test_other_batches_pay_nothing_and_other_orders_are_the_hosts(
     runner: ModelRunner,  # noqa: F811
 ) -> None:
     plain = Sequence(replace(NEUTRAL, top_p=0.9), 0)
@@ -50,7 +50,8 @@ def test_other_batches_pay_nothing_and_samplers_with_a_memory_are_the_hosts(
     assert sampler_flags([greedy]) is None
     decoder = runner._decoder
     assert isinstance(decoder, CudaGraphDecoder)
-    for more in ({"mirostat": 2}, {"adaptive_target": 0.3}, {"sampler_order": "temperature"}):
-        sequence = runner.allocate(replace(SHAPED[0], **more))
-        assert sequence in decoder._host_samplers and not decoder.can_overlap([sequence])
-        runner.free(sequence)
+    sequence = runner.allocate(
+        replace(SHAPED[2], sampler_order="min_p;temperature;top_n_sigma", top_n_sigma=1.0)
+    )
+    assert sequence in decoder._host_samplers and not decoder.can_overlap([sequence])
+    runner.free(sequence)

@@ -168,10 +168,10 @@ def test_alternatives_are_those_of_the_step() -> None:
     engine.close()
 
 
-def test_dry_and_xtc_are_drawn_by_the_host_and_the_next_request_by_the_graph_again() -> None:
+def test_dry_is_drawn_by_the_host_and_the_next_request_by_the_graph_again() -> None:
     engine = serve(load(GOLDEN / "tiny-2b", torch.float32))
     plain = ids(list(engine.submit(Request("1 2 3", GREEDY))))
-    neutral = replace(GREEDY, xtc_probability=1e-9)  # so seldom that it never happens
+    neutral = replace(GREEDY, presence_penalty=1e-9)  # too small to matter
     assert ids(list(engine.submit(Request("1 2 3", neutral)))) == plain
     assert ids(list(engine.submit(Request("1 2 3", replace(GREEDY, dry_multiplier=50.0))))) != plain or len(
         set(plain)

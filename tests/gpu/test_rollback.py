@@ -114,6 +114,28 @@ def test_no_phrase_appears_and_together_is_as_alone_and_as_eager(
     assert neighbors == [finish(submit(engine, prompt, sampling)) for prompt, sampling, _ in found[:2]]
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        replace(SAMPLED, mirostat=2, mirostat_tau=4.0, mirostat_eta=0.3),
+        replace(SAMPLED, adaptive_target=0.3, adaptive_decay=0.8),
+        replace(SAMPLED, xtc_probability=0.5, xtc_threshold=0.05),
+    ],
+    ids=["mirostat", "adaptive-p", "XTC"],
+)
+def test_samplers_behind_the_filters_go_back_too(engine: LocalEngine, sampling: SamplingParams) -> None:
+    """No phrase appears, the same story comes again, alone and together, and neighbors keep theirs."""
+    plain = finish(submit(engine, PROMPTS[1], sampling))
+    assert finish(submit(engine, PROMPTS[1], sampling, ("never to be seen",))) == plain
+    phrases = tempting(engine, PROMPTS[1], sampling)
+    changed = finish(submit(engine, PROMPTS[1], sampling, phrases))
+    assert changed != plain
+    assert begins(list(phrases), changed[0], engine.normalize_prompt(PROMPTS[1])) is None
+    banned = [submit(engine, PROMPTS[1], sampling, phrases) for _ in range(2)]
+    beside = submit(engine, PROMPTS[1], sampling)
+    assert [finish(stream) for stream in banned] == [changed, changed] and finish(beside) == plain
+
+
 def test_stories_without_banned_phrases_are_launched_ahead_as_before(engine: LocalEngine) -> None:
     """Count steps that are launched ahead, without banned phrases and with one that never appears."""
     runner, launched = engine._runner, 0

@@ -10,7 +10,8 @@ Five launches, without sorting and without the host:
    before the bracket, and count its tokens inside (a few percent of the vocabulary, unless many logits are
    nearly equal).
 4. Gather the ids of the tokens in the bracket. Without top-k and top-p, 3 and 4 are left out.
-5. With one program for each row: find the exact edges in the bracket, draw, and update the row.
+5. With one program for each row: find the exact edges in the bracket, draw, and update the row. Rows with
+   samplers behind the filters are drawn by one more kernel instead, in `final_samplers`.
 
 A token's *key* is the bit pattern of the distance between its logit and the largest one, divided by the
 temperature. Keys are integers from 0 (the likeliest) on, in exactly the order of the float32 values, so an
@@ -29,7 +30,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from jet.ops.decode_batch import DecodeBatch, SamplerFlags
+from jet.ops.decode_batch import DecodeBatch, FinalSettings, SamplerFlags
 from jet.ops.triton.common import launch_dependents, launch_options, prefetch_and_wait
 from jet.ops.triton.shape_logits import ShapeBuffers, shape_logits
 
@@ -49,6 +50,7 @@ MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 WEIGHT_ONE = tl.constexpr(2.0**44)  # its weight
 NO_LIMIT = tl.constexpr(1 << 40)
 TINY = tl.constexpr(1.1754943508222875e-38)
+FINAL_SETTINGS = tl.constexpr(len(FinalSettings._fields))
 
 MAX_VOCABULARY = 2**18  # as many weights sum to 2**62
 WARPS = 4
@@ -174,7 +176,8 @@ def sample(
 
     Arguments are those of `greedy`. If `flags.uses_min_tokens`, -inf is written into `logits` for forbidden
     stop tokens. Filters that `flags` does not have are off, whatever the rows' parameters. `shape` must be
-    given if `flags.uses_shape`.
+    given if `flags.uses_shape`. If `flags.uses_final`, rows that use final samplers are left to
+    `jet.ops.triton.final_samplers.draw_final`, which must follow.
     """
     launch = _Launch(logits, scratch, pdl)
     filters = {"TOP_K": flags.uses_top_k, "TOP_P": flags.uses_top_p}
@@ -194,8 +197,17 @@ def sample(
         assert shape is not None
         shape_logits(logits, rows, shape, pdl=pdl)
         logits, temperature = shape.logits, shape.temperature
+        # Not launched early: the kernels behind it read `shape.temperature` before they wait for it.
         launch.penalize(
-            logits, rows, token_mask, scratch, False, uses_min_tokens=False, bins=searches, prefetch=None
+            logits,
+            rows,
+            token_mask,
+            scratch,
+            False,
+            uses_min_tokens=False,
+            bins=searches,
+            prefetch=None,
+            pdl=False,
         )
     given = (logits, logits.stride(0), launch.vocabulary, rows.active, temperature)
     _weigh_kernel[launch.grid](
@@ -219,7 +231,8 @@ def sample(
         scratch.maxima, scratch.peak, scratch.low, scratch.limit, scratch.top_p_mass, scratch.certain_mass,
         scratch.binned_count, scratch.count, scratch.ids, scratch.edge, scratch.ties,
         rows.token, rows.position, rows.status, rows.slot, token_mask,
-        rows.stop_ids, rows.null_slot, NUM_STOP_IDS=len(rows.stop_ids),
+        rows.stop_ids, rows.null_slot, rows.final_settings if flags.uses_final else None,
+        NUM_STOP_IDS=len(rows.stop_ids), FINAL=flags.uses_final,
         MAXIMA=launch.maxima, BLOCKS=launch.padded_blocks, **filters,
         **launch_options(DRAW_WARPS, pdl),
     )  # fmt: skip
@@ -251,18 +264,19 @@ class _Launch:
         uses_min_tokens: bool,
         bins: bool,
         prefetch: Tensor | None,
+        pdl: bool | None = None,
     ) -> None:
         """Launch the first kernel, which `greedy` and `sample` share.
 
-        `bins`: whether to clear the histogram.
+        `bins`: whether to clear the histogram. `pdl`: by default that of the call.
         """
         _penalize_kernel[self.grid](
             logits, logits.stride(0), self.vocabulary, rows.active, rows.repetition_penalty, rows.slot,
             token_mask,
             scratch.maxima, scratch.binned_count, scratch.binned_mass,
             rows.step, rows.min_tokens, rows.stop_ids, NUM_STOP_IDS=len(rows.stop_ids),
-            PENALIZE=penalize, MIN_TOKENS=uses_min_tokens, CLEAR_BINS=bins, **launch_options(WARPS, self.pdl,
-            prefetch),
+            PENALIZE=penalize, MIN_TOKENS=uses_min_tokens, CLEAR_BINS=bins,
+            **launch_options(WARPS, self.pdl if pdl is None else pdl, prefetch),
         )  # fmt: skip
 
 
@@ -459,7 +473,7 @@ def _draw_kernel(
     min_p_ptr, top_k_ptr, top_p_ptr, seed_ptr, step_ptr,
     maxima_ptr, peak_ptr, low_ptr, limit_ptr, top_p_mass_ptr, certain_mass_ptr, binned_count_ptr,
     count_ptr, ids_ptr, edge_ptr, ties_ptr, token_ptr, position_ptr, status_ptr, slot_ptr, token_mask_ptr,
-    stop_ids_ptr, null_slot, NUM_STOP_IDS: tl.constexpr,
+    stop_ids_ptr, null_slot, final_settings_ptr, NUM_STOP_IDS: tl.constexpr, FINAL: tl.constexpr,
     MAXIMA: tl.constexpr, BLOCKS: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -505,11 +519,13 @@ def _draw_kernel(
                 )
             tl.store(edge_ptr + row, edge)
             tl.store(ties_ptr + row, ties)
-        _finish(
-            row, token, peak, vocabulary, token_ptr, step_ptr, position_ptr, status_ptr, slot_ptr,
-            token_mask_ptr,
-            stop_ids_ptr, null_slot, NUM_STOP_IDS,
-        )  # fmt: skip
+        left = _is_final(final_settings_ptr, row, temperature, peak) if FINAL else False
+        if not left:
+            _finish(
+                row, token, peak, vocabulary, token_ptr, step_ptr, position_ptr, status_ptr, slot_ptr,
+                token_mask_ptr,
+                stop_ids_ptr, null_slot, NUM_STOP_IDS,
+            )  # fmt: skip
 
 
 # --- edges and the draw ----------------------------------------------------------------------------------
@@ -787,10 +803,10 @@ def _min_p_key(min_p):
 
 
 @triton.jit
-def _random_bits(seed, step):
+def _random_bits(seed, step, stream: tl.constexpr = 0):
     """Return the 53 random bits of `jet.ops.sampling.uniform` as the upper bits of a uint64."""
     low, high = (step & 0xFFFFFFFF).to(tl.uint32), (step >> 32).to(tl.uint32)
-    first, second, _, _ = tl.philox(seed, low, high, low * 0, low * 0)
+    first, second, _, _ = tl.philox(seed, low, high, low * 0 + stream, low * 0)
     return (first.to(tl.uint64) << 32) | ((second >> 11) << 11).to(tl.uint64)
 
 
@@ -803,6 +819,15 @@ def _scale_random(bits, total):
 @triton.jit
 def _is_finite(x):
     return tl.abs(x) < float("inf")
+
+
+@triton.jit
+def _is_final(settings_ptr, row, temperature, peak):
+    """Return whether a row is drawn behind the filters, by `final_samplers`."""
+    settings_ptr += row * FINAL_SETTINGS
+    xtc, target, tau = tl.load(settings_ptr), tl.load(settings_ptr + 2), tl.load(settings_ptr + 4)
+    final = (xtc > 0) | (target >= 0) | (tau >= 0) | (tl.load(settings_ptr + 6) != 1)
+    return final & (temperature > 0) & _is_finite(peak)
 
 
 @triton.jit
