@@ -44,7 +44,10 @@ class BannedGuard:
     """Holds back the tokens of one request while they may have to be drawn again."""
 
     def __init__(self, matcher: PhraseMatcher, before: str, vocabulary: int | None = None) -> None:
-        """`before`: the text before the answer. `vocabulary`: how many tokens can be drawn; None if unknown."""
+        """`before`: the text before the answer.
+
+        `vocabulary`: the number of tokens that can be drawn; None if unknown.
+        """
         self.held: list[HeldToken] = []
         self._matcher, self._state = matcher, matcher.start(before)
         self._barred: dict[int, tuple[int, ...]] = {}

@@ -85,7 +85,7 @@ class Checkpoint:
         folder: its folder; None if it has to be downloaded.
         scheme: the quantization scheme of the stored weights; None if they are not quantized.
         file_bytes: the size of its files.
-        fetched_bytes: the part of `file_bytes` that is on this computer, such as from an interrupted download.
+        fetched_bytes: the part of `file_bytes` that is on this computer, perhaps of an interrupted download.
     """
 
     name: str

@@ -146,7 +146,10 @@ class CudaGraphDecoder:
         return future
 
     def _sample_barred(self, sequence: Sequence, logits: Tensor) -> StepFuture:
-        """Draw a token on the host, since the device cannot bar tokens, for a sequence sampled on the device."""
+        """Draw a token on the host, which can bar tokens, for a sequence that the device samples otherwise.
+
+        The token mask of the sequence on the device is updated, too.
+        """
         sampler = make_host_sampler(sequence, self._special_tokens)
         ids = torch.tensor(sequence.token_ids, dtype=torch.int64).to(logits.device)
         sampler.append_prompt(ids)
@@ -254,7 +257,8 @@ class CudaGraphDecoder:
         """Return the logits `[1, V]` after the sequence's computed tokens; None if they were not kept.
 
         The logits are from before penalties. They are kept in the step that draws a request's last allowed
-        token and, in batches of up to `MARKED_ROWS` rows, in every step of a sequence that may be rolled back.
+        token. In batches of up to `MARKED_ROWS` rows, they are kept in every step of a sequence that may be
+        rolled back.
         """
         return self._kept_logits.get(sequence)
 
@@ -291,10 +295,9 @@ class CudaGraphDecoder:
     ) -> list[StepFuture]:
         """Queue copies of tokens and log-probabilities to pinned memory; return a future for each row.
 
-        The future of a sampler with a state stores the state behind its token in the sequence, so that a
-        token that is dropped leaves nothing behind.
-
-        `host_sampled`: the futures, by row, of tokens that the host has drawn.
+        If a sampler has a state, the future's `result` stores the state after the token in the sequence. So a
+        future that is dropped changes nothing. `host_sampled`: the futures, by row, of tokens that the host
+        has drawn.
         """
         sequences = list(sequences)  # of this step, whatever becomes of the batch
         counts = [sequence.top_logprobs for sequence in sequences]
@@ -360,9 +363,10 @@ def padded_size(rows: int) -> int:
 
 
 def sampler_flags(sequences: abc.Sequence[Sequence]) -> SamplerFlags | None:
-    """Choose the sampler for a batch, one of `CAPTURED_SAMPLERS`; None for greedy without penalty.
+    """Return the flags of the sampler that a batch needs; None for greedy without penalty.
 
-    Chooses `MIN_TOKENS_SAMPLER` while stop tokens are forbidden for one of the sequences.
+    A batch without shape or final samplers gets one of `CAPTURED_SAMPLERS`. While stop tokens are forbidden
+    for one of the sequences, the flags are those of `MIN_TOKENS_SAMPLER` instead.
     """
     samplings = [sequence.sampling for sequence in sequences]
     used = [sequence.row_kernels for sequence in sequences]

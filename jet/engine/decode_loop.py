@@ -139,7 +139,7 @@ class DecodeLoop:
     def _decode_step(
         self, sequences: abc.Sequence[Sequence], outcomes: dict[Sequence, int | Exception]
     ) -> None:
-        """Run one step of sequences without a step in flight, and add their tokens or errors to `outcomes`."""
+        """Run one step of sequences without a step in flight; add their tokens or errors to `outcomes`."""
         full = {one: error for one in sequences if (error := self._reserve_next(one)) is not None}
         outcomes.update(full)
         able = [one for one in sequences if one not in full]

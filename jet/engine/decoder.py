@@ -65,7 +65,7 @@ class Decoder(Protocol):
         ...
 
     def can_overlap(self, sequences: abc.Sequence[Sequence]) -> bool:
-        """Return whether the sequences' next step may be launched before the current step's tokens are known."""
+        """Return whether the next step may be launched before the tokens of the current step are known."""
         ...
 
     def batch_is_on_device(self, sequences: abc.Sequence[Sequence]) -> bool:

@@ -4,7 +4,7 @@
     device thread                               └─ schedule → run → send ┘
 
 A step is one prefill chunk, or one token for each decoding request. Requests join and leave between steps,
-and an abort takes effect before the next one. An error of one request ends that request, with a message, and
+and an abort takes effect before the next step. An error of one request ends that request, with a message, and
 no other.
 """
 
@@ -147,7 +147,11 @@ class LocalEngine(PromptCounting):
     # Called from any thread.
 
     def submit(self, request: Request) -> LocalStream:
-        """Queue a request. Raises RequestError at once if it can never be served."""
+        """Queue a request and return its stream.
+
+        Raises RequestError at once if the request can never be served, or if the engine is closed; BusyError
+        if the queue is full.
+        """
         req = self._input.process(request)
         with self._changed:
             if not self.alive:
@@ -187,7 +191,7 @@ class LocalEngine(PromptCounting):
         self._info = replace(self._info, warmup_s=self._clock() - started)
 
     def update_info(self, facts: Mapping[str, Any]) -> None:
-        """Replace fields of what `info()` returns from now on."""
+        """Replace these fields of the `EngineInfo` that `info()` returns from now on."""
         self._info = replace(self._info, **facts)
 
     def forget(self, cache_salt: str) -> None:
@@ -223,7 +227,7 @@ class LocalEngine(PromptCounting):
             self._runner.close()
 
     def _step(self) -> bool:
-        """Wait for work and run one step; False once the engine is closed."""
+        """Wait for work and run one step; return False once the engine is closed."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed is not None or self._scheduler.requests,
@@ -253,9 +257,10 @@ class LocalEngine(PromptCounting):
         return True
 
     def _run_when_idle(self) -> None:
-        """Capture one more graph or, once there are all, store one state; called while there are no requests.
+        """Capture one more graph; once all graphs are captured, store one state of a finished request.
 
-        After an error, no further graphs are captured, or states stored.
+        Called while there are no requests. After an error, no further graphs are captured; after an error of
+        storing, no further states are stored until another request has finished.
         """
         if self._all_captured:
             self._store_next()
@@ -285,7 +290,10 @@ class LocalEngine(PromptCounting):
         return admitted
 
     def _allocate(self, req: RequestState, others: bool) -> bool:
-        """Allocate a request's state and admit it; end it if that fails. False: wait for others to end."""
+        """Allocate a request's state and admit the request; end the request with an error if that fails.
+
+        Returns False if there is no memory for it until one of the other running requests (`others`) ends.
+        """
         tokens = min(req.prompt_tokens + req.max_new_tokens + req.overrun, self._info.context)
         sampling = req.sampling
         if req.overrun:
@@ -371,7 +379,7 @@ class LocalEngine(PromptCounting):
         self._decode(finished)
 
     def _score(self, req: RequestState, chunk: Tokens, top_logprobs: int) -> None:
-        """Prefill a chunk of the prompt; send the log-probabilities of the token after each of its tokens."""
+        """Prefill a chunk of the prompt; send the log-probability of the token after each of its tokens."""
         assert req.num_prefilled is not None
         following = req.input_ids[req.num_prefilled + 1 : req.num_prefilled + 1 + len(chunk)]
         found = self._runner.score(req.sequence, chunk, following, top_logprobs)
@@ -381,7 +389,7 @@ class LocalEngine(PromptCounting):
             req.prompt_logprobs = None
 
     def _decode(self, reqs: list[RequestState]) -> None:
-        """Run a decode step; requests whose batch has failed run in batches of their own."""
+        """Run a decode step in one batch; requests whose batch has failed run one by one after it."""
         shared = [req for req in reqs if not req.isolated_steps]
         for batch in [shared, *([req] for req in reqs if req.isolated_steps)]:
             if batch:

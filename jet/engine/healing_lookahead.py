@@ -1,4 +1,4 @@
-"""HealingLookahead: runs candidate tokens of token healing, to draw the end of a prompt again."""
+"""HealingLookahead: computes the logits after candidate tokens of token healing."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class HealingLookahead:
         sequence: Sequence,
         logits: Tensor,
     ) -> None:
-        """`logits`: `[1, V]` after the sequence's tokens.
+        """`logits`: `[1, V]`, of the token after the sequence's tokens.
 
-        `reserve_next` reserves memory for one more token, or returns the error.
+        `reserve_next` reserves memory for one more token of a sequence, or returns the error.
         """
         self._pool, self._decoder, self._reserve_next = pool, decoder, reserve_next
         self._sequence = sequence
@@ -41,7 +41,10 @@ class HealingLookahead:
         return self._known[path]
 
     def advance(self, path: tuple[int, ...]) -> Logits:
-        """Move the state to the end of a path and return its logits `[V]`. Raises MemoryError."""
+        """Move the sequence's state to the end of a path; return the logits `[V]` after it.
+
+        Raises MemoryError if there is no room for the path's tokens.
+        """
         sequence = self._sequence
         assert sequence.slot is not None
         if not self._path and path:

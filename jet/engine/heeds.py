@@ -1,8 +1,8 @@
-"""Keep what was measured of a checkpoint: how far its stories heed what memory, note and lore tell.
+"""Records of how often a checkpoint's stories use facts from memory, author's note, lore and subject.
 
-A record belongs to the contents of a checkpoint, not to its name or place: a changed model has none. It is
-kept beside the weights (as of the model that comes with the project) or in the user's cache folder.
-`python -m jet.evaluate world` makes it, and the page shows it.
+A record belongs to the contents of a checkpoint, not to its name or folder, so a changed model has none. The
+record is in the folder of the weights, as for the model that comes with the project, or in the user's cache
+folder. `python -m jet.evaluate world` measures and writes it, and the page shows it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _WITHOUT_MEANING = ("_name_or_path", "transformers_version", "architectures", "d
 
 @dataclass(frozen=True)
 class Rate:
-    """How often stories show what was told.
+    """How often stories show a fact, as fractions from 0 to 1.
 
     Attributes:
-        told: share of the stories that were told it.
-        untold: share of the same stories that were not.
+        told: the fraction among stories that were given the fact.
+        untold: the fraction among stories that were not given it.
     """
 
     told: float
@@ -41,13 +41,13 @@ class Rate:
 
 @dataclass(frozen=True)
 class Heed:
-    """How far a model heeds one field.
+    """How often a model uses the facts of one field, such as memory.
 
     Attributes:
-        rate: over all that was told there.
-        low, high: spread of `rate.told - rate.untold`, 90 % of resampled sets of what was told.
-        stories: that were told something.
-        kinds: the rate of each kind, where there are several: names and things, weather and mood.
+        rate: the rate over all facts of the field.
+        low, high: bounds of the 90 % bootstrap interval of `rate.told - rate.untold`.
+        stories: the number of stories that were given a fact.
+        kinds: the rate of each kind of fact, such as names; empty if the field has one kind only.
     """
 
     rate: Rate
@@ -59,7 +59,7 @@ class Heed:
 
 @dataclass(frozen=True)
 class Heeds:
-    """The record of a checkpoint: a `Heed` for each field that was measured."""
+    """The record of a checkpoint, which `checkpoint` identifies: a `Heed` for each measured field."""
 
     checkpoint: str
     fields: dict[str, Heed]
@@ -68,8 +68,8 @@ class Heeds:
 def identify(folder: Path, quantize: str | None = None) -> str | None:
     """Return the identity of a checkpoint by its contents; None if its files cannot be read.
 
-    Names and times of files do not matter. Of large files the length and 64 samples are hashed, 4 MiB in all:
-    training changes nearly every weight. `quantize` is the scheme that loading applies.
+    Names and times of files do not matter. For a large file, its length and 64 samples (4 MiB in all) are
+    hashed, since training changes nearly every weight. `quantize` is the scheme that loading applies.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -96,12 +96,15 @@ def _add(digest: Any, file: Path) -> None:
 
 
 def cached_path(checkpoint: str) -> Path:
-    """Return where the record of a checkpoint is kept if not beside it."""
+    """Return the path of a checkpoint's record in the user's cache folder."""
     return cache_root() / "heeds" / f"{checkpoint}.json"
 
 
 def find(checkpoint: str | None, folder: Path | None = None) -> Heeds | None:
-    """Return the record of a checkpoint: the user's own, or the one in its folder; None if there is none."""
+    """Return the record of a checkpoint, which `identify` identifies; None if there is none.
+
+    A record in the user's cache folder takes precedence over one in the checkpoint's `folder`.
+    """
     if checkpoint is None:
         return None
     places = [cached_path(checkpoint), *([] if folder is None else [folder / BESIDE])]
@@ -110,7 +113,7 @@ def find(checkpoint: str | None, folder: Path | None = None) -> Heeds | None:
 
 
 def _read(path: Path) -> Heeds | None:
-    """Read a record; None if there is none, or none that can be read here."""
+    """Return the record in a file; None if the file is missing, unreadable or of another version."""
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
         if plain["version"] != VERSION:
@@ -126,7 +129,7 @@ def _to_heed(plain: dict[str, Any]) -> Heed:
 
 
 def write(heeds: Heeds, path: Path, **remarks: object) -> None:
-    """Write a record, whole or not at all. `remarks` are for readers of the file. Raises OSError."""
+    """Write a record atomically. `remarks` are further fields for readers of the file. Raises OSError."""
     plain = {"version": VERSION, **asdict(heeds), **remarks}
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")

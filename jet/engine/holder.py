@@ -17,7 +17,7 @@ from jet.engine.progress import LOADING
 
 
 class EngineHandle(Protocol):
-    """Gives the page its engine, which may still be loading."""
+    """Gives the page its engine, which may still have to be loaded."""
 
     @property
     def ready(self) -> bool:
@@ -30,7 +30,7 @@ class EngineHandle(Protocol):
         ...
 
     def engine(self) -> Engine:
-        """Return the engine, waiting while it is loaded. Raises what loading raises."""
+        """Return the engine, and wait while it is loaded. Raises the errors of loading."""
         ...
 
 
@@ -46,7 +46,8 @@ class SwitchError(Exception):
     """The other model could not be loaded. `__cause__` is the exception that loading raised.
 
     Attributes:
-        restored: whether the previous model runs, or will be loaded by the next request.
+        restored: whether the previous model is in place: it runs or, if it was not loaded before, the next
+            request loads it. False if loading it again has failed; the next request then tries once more.
     """
 
     def __init__(self, message: str, restored: bool) -> None:
@@ -77,11 +78,11 @@ class ModelHandle:
         return self.holder.loaded(self.config)
 
     def engine(self) -> Engine:
-        """Return the engine, waiting while it is loaded. Raises what loading raises."""
+        """Return the engine, and wait while it is loaded. Raises the errors of loading."""
         return self.holder.engine(lambda: self.config)
 
     def preload(self) -> Future[Engine]:
-        """Start to load the engine in a thread of its own; return its future."""
+        """Start to load the engine in a thread; return a future of the engine, with the errors of loading."""
         loader = ThreadPoolExecutor(1, "jet-load")
         loading = loader.submit(self.engine)
         loader.shutdown(wait=False)
@@ -93,7 +94,7 @@ class ModelHandle:
 
 
 def loaded_engine(source: EngineHandle) -> Engine | None:
-    """Return the engine of a handle without waiting; None while it loads."""
+    """Return the engine of a handle without waiting; None if the engine is not loaded."""
     if isinstance(source, ModelHandle):
         return source.loaded
     return source.engine() if source.ready else None
@@ -155,8 +156,8 @@ class ModelHolder:
             reason: the message that ends the current engine's requests, with finish reason "model_changed".
 
         Raises:
-            SwitchError: the other model could not be loaded. The previous one still runs, or has been loaded
-                again, unless the error says otherwise.
+            SwitchError: the other model could not be loaded. The previous one still runs or has been loaded
+                again, if `SwitchError.restored`; if not, the next request tries to load it.
         """
         with self._switching:
             return (self._load_beside if beside else self._load_instead)(handle, config, reason)
@@ -246,7 +247,7 @@ def _free_memory() -> None:
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Drop the local variables that an error's traceback keeps alive, such as half of a network."""
+    """Drop the tracebacks of an error and its causes, whose frames keep variables such as weights alive."""
     one: BaseException | None = error
     while one is not None:
         one.__traceback__ = None

@@ -84,7 +84,8 @@ def fetch(repository: str, revision: str | None = None, watch: Watch | None = No
     Args:
         repository: "owner/name".
         revision: branch, tag or commit.
-        watch: is called with the progress, in place of `LOADING`; may raise `Canceled` to end the download.
+        watch: is called with the bytes done and in all, in place of `LOADING`; may raise `Canceled` to end
+            the download.
         spare: bytes of disk space that must be left after the download.
     """
     _reach_mirrors()
@@ -118,7 +119,7 @@ def fetch_config(repository: str, revision: str | None = None) -> Path:
 
 
 def is_available(repository: str, revision: str | None = None) -> bool:
-    """Return whether a checkpoint is complete in the local cache, or the hub has it."""
+    """Return whether a checkpoint is complete in the local cache or available on the hub."""
     if cached_folder(repository, revision) is not None:
         return True
     if constants.HF_HUB_OFFLINE or _broken_proxy():
@@ -257,7 +258,8 @@ def _check_disk(repository: str, files: Sequence[DryRunFileInfo], spare: int) ->
 def _meter(watch: Watch | None, total: int) -> type[Any]:
     """Return a tqdm class for the hub's library that reports to `watch` and prints nothing.
 
-    Its instances share one count: the hub's library makes one for each weight file, and one for the others.
+    Its instances share one byte count, since the hub's library makes an instance for each weight file and one
+    for all other files. `total`: the bytes to download.
     """
     done = 0
 

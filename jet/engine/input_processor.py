@@ -19,7 +19,7 @@ class InputProcessor:
     """Turns requests into the states that an engine schedules; called from any thread."""
 
     def __init__(self, tokenizer: Tokenizer, info: EngineInfo, clock: Callable[[], float]) -> None:
-        """`info`: gives the model's context and vocabulary. `clock`: returns the time in seconds."""
+        """`info`: has the model's context and vocabulary sizes. `clock`: returns the time in seconds."""
         self._tokenizer, self._clock = tokenizer, clock
         self._context, self._vocabulary = info.context, info.vocabulary
 
@@ -58,9 +58,9 @@ class InputProcessor:
         return BannedGuard(matcher, before, drawable)
 
     def _check_ids(self, ids: Sequence[int], most: int) -> Tokens:
-        """Check a prompt of token ids.
+        """Check a prompt of token ids and return it as an array.
 
-        Raises RequestError if there are more than `most`, or if one is invalid.
+        Raises RequestError if there are more than `most` ids, or if one is not in the vocabulary.
         """
         if len(ids) > most:
             raise RequestError(

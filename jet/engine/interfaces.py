@@ -16,7 +16,7 @@ class Runner(Protocol):
     """The model runner's methods that the engine calls. `sequence` is a request's opaque state."""
 
     def capture_next(self) -> bool:
-        """Compile or capture a small part of later steps; False if nothing is left."""
+        """Compile one kernel or capture one graph for later steps; return False if nothing is left to do."""
         ...
 
     def allocate(
@@ -37,7 +37,7 @@ class Runner(Protocol):
         ...
 
     def healed_path(self, sequence: Any) -> HealingPath | None:
-        """Return the tokens drawn by healing; None before that."""
+        """Return the tokens that healing has drawn; None before that."""
         ...
 
     def set_min_tokens(self, sequence: Any, tokens: int) -> None:
@@ -45,7 +45,10 @@ class Runner(Protocol):
         ...
 
     def bias(self, sequence: Any, logit_bias: Sequence[tuple[int, float]], raw_logprobs: bool) -> None:
-        """Set the logit bias; `raw_logprobs` are taken before bias and penalties."""
+        """Set the logit bias: pairs of a token id and a number that is added to its logit.
+
+        `raw_logprobs`: whether log-probabilities are those from before bias and penalties.
+        """
         ...
 
     def bias_words(self, sequence: Any, word_bias: tuple[BiasedSequence, ...]) -> None:
@@ -53,17 +56,17 @@ class Runner(Protocol):
         ...
 
     def forbid(self, sequence: Any, token_ids: Sequence[int], steps: int) -> None:
-        """Forbid tokens among the first `steps` of the answer."""
+        """Forbid tokens in the first `steps` steps of the answer."""
         ...
 
     def guard(self, sequence: Any) -> None:
-        """Prepare for rollbacks of a new sequence."""
+        """Declare that a new sequence may be rolled back, so that `mark` keeps snapshots of it."""
         ...
 
     def mark(self, sequence: Any, length: int, may_complete: bool = False) -> None:
         """Keep the snapshots that a rollback to `length` tokens or more needs; call it after each token.
 
-        `may_complete`: whether the next token will probably have to be taken back.
+        `may_complete`: whether the next token may complete a banned phrase and have to be taken back.
         """
         ...
 
@@ -75,20 +78,27 @@ class Runner(Protocol):
         barred: tuple[int, ...],
         healing: Healing | None = None,
     ) -> bool:
-        """Take back all tokens from `length` on; False if the sequence has to be reset instead."""
+        """Take back all tokens from `length` on; return False if the sequence has to be reset instead.
+
+        Args:
+            sequence: the sequence.
+            length: the number of tokens that stay, prompt included.
+            num_generated: how many of these tokens count as drawn.
+            barred: the tokens that must not be drawn next.
+            healing: the end of the prompt if it has to be drawn again, too; None otherwise.
+        """
         ...
 
     @property
     def max_packed(self) -> int:
-        """Return the tokens that a chunk of several sequences can hold; 0 if each is prefilled alone."""
+        """Return how many tokens a chunk of several sequences can hold; 0 if each is prefilled alone."""
         ...
 
     def prefill_packed(self, sequences: Sequence[Any], chunks: Sequence[Tokens]) -> list[MemoryError | None]:
         """Run the next tokens of several sequences in one chunk.
 
-        Returns the MemoryError of each that had no room.
-
-        If an exception is raised, no sequence has changed.
+        Returns a value for each sequence: its MemoryError if there was no room for it, otherwise None. If an
+        exception is raised, no sequence has changed.
         """
         ...
 
@@ -117,11 +127,14 @@ class Runner(Protocol):
         ...
 
     def decode(self, sequences: Sequence[Any]) -> list[int | Exception]:
-        """Return each sequence's next token, or its error. If an exception is raised, all states are lost."""
+        """Run a decode step; return each sequence's next token, or the error that ends the sequence.
+
+        If an exception is raised, the states of all these sequences are lost.
+        """
         ...
 
     def reset(self, sequence: Any) -> None:
-        """Empty a lost state. The engine then prefills prompt and output again, and goes on."""
+        """Empty a lost state. The engine then prefills the prompt and the output so far again."""
         ...
 
     def logprobs(self, sequence: Any) -> TokenLogprobs | None:
@@ -150,7 +163,7 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
-        """Tokenize a prompt. Raises RequestError if it is not 1 to `max_tokens` tokens.
+        """Tokenize a prompt. Raises RequestError unless the prompt has 1 to `max_tokens` tokens.
 
         `instruction`: the user's turn for a chat model. `cache_salt`: identifies the user, whose earlier
         texts are reused.
@@ -160,7 +173,10 @@ class Tokenizer(Protocol):
     def encode_healed(
         self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = ""
     ) -> tuple[Tokens, Healing | None, Detokenizer]:
-        """Return the tokens to prefill, the tokens to draw again (None for none) and a detokenizer."""
+        """Return the tokens to prefill, the tokens to draw again (None for none) and a detokenizer.
+
+        The arguments are those of `encode`. Raises RequestError as `encode` does.
+        """
         ...
 
     def normalize_prompt(self, prompt: str) -> str:
@@ -184,7 +200,7 @@ class Tokenizer(Protocol):
         ...
 
     def ids_of(self, text: str, cache_salt: str = "") -> Tokens:
-        """Return the tokens of a text alone, without start token. Raises RequestError."""
+        """Return the tokens of a text, without start token. Raises RequestError if it cannot be tokenized."""
         ...
 
 
@@ -192,7 +208,7 @@ class StateStorage(Protocol):
     """Stores the states of finished requests, one at a time."""
 
     def store_next(self) -> bool:
-        """Store one state; False if none is left."""
+        """Store one state; return False if none is left to store."""
         ...
 
     def forget(self, cache_salt: str) -> None:

@@ -1,8 +1,9 @@
 """Compiled kernels on disk: check that all kernels that an engine needs exist, and compile missing ones.
 
-Triton caches compiled kernels in a folder, `TRITON_CACHE_DIR` or `~/.triton/cache`. A manifest in it says
-for each network which versions, GPU and batch sizes have all their kernels there. A start with a matching
-manifest checks no further. Otherwise kernels are compiled in parallel processes while weights load.
+Triton caches compiled kernels in a folder, `TRITON_CACHE_DIR` or `~/.triton/cache`. A manifest in this folder
+lists the batch sizes for which it has all kernels of a network, for the given versions and GPU. If the
+manifest has the needed sizes, nothing is compiled. Otherwise kernels are compiled in parallel processes while
+weights load.
 
 `JET_KERNELS` names a folder of kernels compiled ahead (`python -m jet.warm --folder`), as in a container
 image. It may be read-only: matching kernels are copied from it into Triton's folder.
@@ -47,7 +48,7 @@ class KernelSet:
     """The kernels that an engine needs for a network, a dtype and a GPU.
 
     Attributes:
-        scheme: "int8" or "int4" for quantized weights.
+        scheme: "int8" or "int4" for quantized weights; None for others.
     """
 
     config: JetNemotronConfig
@@ -99,7 +100,7 @@ class Manifest:
         self._path = folder / f"{_PREFIX}{name}.json"
 
     def read(self, sizes: Sequence[int]) -> list[str] | None:
-        """Return the names of the folders with the kernels for these sizes; None unless all exist."""
+        """Return the names of the kernels' folders; None unless all kernels for these batch sizes exist."""
         told = _read(self._path)
         if told is None or not set(sizes) <= set(told["sizes"]):
             return None
@@ -127,9 +128,9 @@ class Manifest:
             log.info("The list of compiled kernels could not be saved: %s", error)
 
     def mismatch(self) -> str | None:
-        """Return how the versions of kernels that were compiled ahead differ from today's.
+        """Return how kernels that were compiled ahead differ from those needed now, as a text to log.
 
-        Returns None without any.
+        Returns None if the folder has none that were compiled ahead with other versions or for another GPU.
         """
         here = self._kernels.facts()
         for path in sorted(self.folder.glob(f"{_PREFIX}{self._kernels.network()}-*.json")):
@@ -143,7 +144,10 @@ class Manifest:
 
 
 def adopt(source: Manifest, target: Manifest, sizes: Sequence[int]) -> bool:
-    """Copy kernels that were compiled ahead into Triton's folder; return whether it then has all of them."""
+    """Copy kernels that were compiled ahead from the `source` manifest's folder to the `target` manifest's.
+
+    Returns whether the target folder then has all kernels for these batch sizes.
+    """
     folders = source.read(sizes)
     if folders is None or source.folder == target.folder:
         return False
@@ -178,7 +182,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 class StartCompilation:
-    """Compiles the kernels that the start of an engine needs, and then the others at low priority."""
+    """Compiles the kernels that an engine needs to start, and then the other ones at low priority."""
 
     def __init__(self, kernels: KernelSet, first: Sequence[int], later: Sequence[int]) -> None:
         self._kernels = kernels
@@ -195,7 +199,7 @@ class StartCompilation:
             threading.Thread(target=self._compile_later, daemon=True).start()
 
     def wait(self) -> Compilation:
-        """Wait until all kernels that the start needs are compiled or have failed."""
+        """Wait until all kernels that the engine needs to start are compiled or have failed."""
         if self._compiler is None:
             return Compilation()
         result = self._compiler.wait()
@@ -253,7 +257,8 @@ compile_all(kernels, given["sizes"], given["workers"])
 def compile_apart(kernels: KernelSet, sizes: Sequence[int]) -> None:
     """Compile the kernels for batches of these sizes in a process of low priority, and wait for it.
 
-    That process also determines which kernels these are, which imports modules that an engine does not need.
+    That process also finds out which kernels are needed, since this imports modules that an engine does not
+    need.
     """
     target = kernels.target
     given = {
@@ -280,9 +285,10 @@ def compile_apart(kernels: KernelSet, sizes: Sequence[int]) -> None:
 def begin(
     config: JetNemotronConfig, dtype: torch.dtype, scheme: str | None, most: int, device: torch.device
 ) -> StartCompilation | None:
-    """Start compiling for an engine of up to `most` running requests; None where nothing is compiled.
+    """Start compiling kernels for an engine of up to `most` running requests.
 
-    A failure here only costs time: missing kernels are compiled at their first launch.
+    Returns None if the device does not use Triton, or after an error. An error only costs time, since missing
+    kernels are compiled at their first launch.
     """
     if device.type != "cuda" or not has_triton():
         return None
@@ -306,7 +312,18 @@ def compile_all(
     ahead: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Compilation:
-    """Compile everything for batches of these sizes into Triton's folder, and write the manifest."""
+    """Compile all kernels for batches of these sizes into Triton's folder, and write the manifest.
+
+    Args:
+        kernels: the network and the GPU to compile for.
+        sizes: batch sizes in rows.
+        workers: the number of compiling processes; None for the default.
+        nice: how much lower their priority is.
+        ahead: whether the manifest is to say that the kernels were compiled ahead of time.
+        say: is called with a message before the compilation; None for no message.
+
+    Returns the folders of the compiled kernels, and the errors. The manifest is written only without errors.
+    """
     jobs = kernels.jobs(sizes)
     if say is not None:
         say(f"{len(jobs)} kernels for {kernels.target.name}, {kernels.target.processors} multiprocessors")

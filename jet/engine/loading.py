@@ -69,7 +69,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LocalConfig:
-    """The model to run in this process, with device, precision and limits, and the defaults.
+    """The model to run in this process, its device, precision and limits; fields have defaults.
 
     Attributes:
         model: folder or hub id; None for `default_model`.
@@ -142,9 +142,10 @@ def create_engine(config: LocalConfig) -> LocalEngine:
 
 
 def quantized_copy(name: str, folder: Path, scheme: str) -> Path:
-    """Return the kept copy of a checkpoint in a scheme; a large one's is made if there is none.
+    """Return the folder of a checkpoint's quantized copy on disk, or the checkpoint's own folder.
 
-    Returns the checkpoint itself if it is small, quantized already, or if no copy can be kept.
+    If there is no copy, one is made of a large checkpoint. Returns the checkpoint's own folder if it is small
+    or quantized already, or if a copy cannot be written.
     """
     found = quantized_cache.find(name, folder, scheme)
     if found is not None:
@@ -164,9 +165,10 @@ def quantized_copy(name: str, folder: Path, scheme: str) -> Path:
 
 
 def choose_dtype(config: LocalConfig, device: torch.device, source: str) -> torch.dtype:
-    """Choose the network's type. A large bfloat16 checkpoint stays bfloat16 on a CPU, unless told otherwise.
+    """Choose the network's dtype from the configuration, the device and the checkpoint in folder `source`.
 
-    In float32 it would take twice the memory, and twice the time to read for every token.
+    By default, a large bfloat16 checkpoint stays in bfloat16 on a CPU: in float32, its weights would take
+    twice the memory, and twice the time to read for every token.
     """
     dtype, folder = hardware.choose_dtype(config.dtype, device), Path(source)
     if config.dtype != "auto" or device.type != "cpu" or config.quantize is not None or not folder.is_dir():
@@ -183,7 +185,7 @@ def choose_dtype(config: LocalConfig, device: torch.device, source: str) -> torc
 def _begin_compilation(
     config: LocalConfig, source: str, device: torch.device, dtype: torch.dtype
 ) -> StartCompilation | None:
-    """Compile a checkpoint's kernels in other processes while its weights load; None without CUDA."""
+    """Start compiling a checkpoint's kernels in other processes; return None if there are none to compile."""
     if device.type != "cuda":
         return None
     try:
@@ -194,7 +196,7 @@ def _begin_compilation(
 
 
 def keeps_bfloat16(size: int, stored: str | torch.dtype | None) -> bool:
-    """Return whether a checkpoint of `size` bytes in the type `stored` stays in bfloat16 on a CPU."""
+    """Return whether a checkpoint of `size` bytes and dtype `stored` stays in bfloat16 on a CPU."""
     return size > _LARGE and stored == torch.bfloat16
 
 
@@ -207,8 +209,9 @@ def start_engine(
 ) -> LocalEngine:
     """Start an engine on a loaded model and warm it up.
 
-    `stored`: the folder to store states in, and the identity of the model that they depend on. Raises
-    HardwareError if there is no memory for it, CheckpointError if its logits are NaN.
+    `stored`: the folder for the states of stories, and the `state_identity` of the model; None to store none.
+    Raises HardwareError if there is no memory for states or the device cannot run the model, CheckpointError
+    if the model's logits are NaN.
     """
     while True:
         try:
@@ -263,7 +266,11 @@ def _start_engine(
 
 
 def warm_up_request(context: int, device: torch.device, weight_bytes: int) -> Request:
-    """Return a request that is long enough to run every code path once, and fits into `context` tokens."""
+    """Return a request for `LocalEngine.warm_up` that fits into `context` tokens.
+
+    The request is long enough to run every code path once. It is shorter for a network of many `weight_bytes`
+    on a CPU, where each token takes long.
+    """
     slow = device.type == "cpu" and weight_bytes >= _SLOW
     text = _WARM_UP_TEXT[: min(context // 2, 60 if slow else len(_WARM_UP_TEXT))]
     return Request(text, SamplingParams(max_new_tokens=2 if slow else 8, seed=0))
@@ -278,7 +285,10 @@ def too_large(name: str, device: torch.device, quantize: str | None) -> hardware
 
 
 def default_model(device: torch.device, quantize: str | None = None) -> str:
-    """Return the official 2B if it is available and fits on a CUDA device, otherwise the story model."""
+    """Return the name of the official 2B if it is available and fits on the CUDA device.
+
+    Returns the name of the story model otherwise.
+    """
     free = hardware.free_device_bytes(device)
     roomy = free is not None and free >= _OFFICIAL_BYTES.get(quantize, 0)
     return OFFICIAL_MODEL if roomy and hub.is_available(OFFICIAL_MODEL) else STORY_MODEL
@@ -345,7 +355,10 @@ def measure_bandwidth(size: int, device: torch.device, threads: int) -> float:
 
 
 def state_identity(model: JetNemotronForCausalLM) -> str:
-    """Return a text that differs for other weights, devices or engine code, for which states are invalid."""
+    """Return a text that identifies the weights, kind of device and engine version that states depend on.
+
+    States that were stored with another identity are invalid.
+    """
     kind = f"{model.dtype} {model.quantization} {model.device.type}"
     return f"{__version__} {kind} {fingerprint(model)}"
 
@@ -358,8 +371,8 @@ def capacity_for(
 ) -> Capacity:
     """Plan how many requests of up to `context` tokens run at once, from the device's free memory.
 
-    `small_cache`: on a CPU, whose memory other programs use, too, keep few snapshots. Raises CapacityError
-    if `max_running_requests` do not fit.
+    `max_running_requests`: None for as many as fit. `small_cache`: whether to keep few snapshots on a CPU,
+    whose memory other programs use, too. Raises CapacityError if `max_running_requests` do not fit.
     """
     device = model.device
     most = MAX_BATCH[device.type]
@@ -378,7 +391,7 @@ def capacity_info(capacity: Capacity) -> dict[str, Any]:
 
 
 def prefill_chunk(device: torch.device) -> int:
-    """Return the most tokens of a prefill chunk."""
+    """Return the most tokens of a prefill chunk on a device."""
     # Short chunks leave a GPU idle, but not a CPU, where they keep stalls of decoding requests short.
     return EngineOptions.prefill_chunk_size if device.type == "cpu" else SIZES[-1]
 
@@ -390,9 +403,17 @@ def make_runner(
     breakers: frozenset[int] = frozenset(),
     store: DiskStore | None = None,
 ) -> ModelRunner:
-    """Make a model's runner, which will close the `store`.
+    """Make a model's runner.
 
-    Raises HardwareError if the runner's states do not fit in memory.
+    Args:
+        model: the network.
+        stop_ids: tokens that end a text.
+        capacity: the sizes to allocate memory for.
+        breakers: tokens at which DRY ends a repetition.
+        store: stores the states of finished requests; the runner closes it. None to store none.
+
+    Raises:
+        HardwareError: the runner's states do not fit in memory.
     """
     threads = hardware.decode_threads(total_weight_bytes(model))
     try:
@@ -422,7 +443,7 @@ def make_runner(
 
 
 def license_of(name: str) -> str:
-    """Return a checkpoint's license in one line: the official model's, or that of its model card."""
+    """Return the license of a checkpoint in one line: the official license, or the model card's."""
     if _OFFICIAL_NAME.search(name):
         return OFFICIAL_LICENSE
     card = Path(resolve_path(name)) / "README.md"

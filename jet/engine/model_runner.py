@@ -1,8 +1,8 @@
 """ModelRunner: runs prompt chunks and decode steps of requests, each of which has a slot for its state.
 
 A request leaves snapshots behind: at the end of its prompt, every `snapshot_interval` tokens and at its own
-end. The same user's next request with a common prefix starts from the longest one. Snapshots that the device
-has no room for move to host memory, and are loaded back from there.
+end. The same user's next request starts from the longest snapshot that is a prefix of its prompt. Snapshots
+that the device has no room for move to host memory, and are loaded back from there.
 
 Everything here runs on the engine's device thread.
 """
@@ -44,7 +44,7 @@ SNAPSHOT_INTERVAL = 256  # tokens: an edit recomputes at most so many before it,
 
 
 class ModelRunner:
-    """Runs requests on a network: prefill one at a time, decode in batches."""
+    """Runs requests on a network: prefills prompts in chunks and decodes all requests in one batch."""
 
     def __init__(
         self,
@@ -73,9 +73,10 @@ class ModelRunner:
             dry_sequence_breakers: tokens at which DRY ends a repetition.
             cache_slots: snapshots on the device; their keys and values share the memory for `tokens`.
             snapshot_interval: tokens between snapshots of a request.
-            host_bytes: host memory for snapshots that the device has no room for.
+            host_bytes: bytes of host memory for snapshots that the device has no room for.
             small_cache: keep no more than `cache_slots` snapshots, also while slots of requests are free.
-            disk_store: stores snapshots of users who are known again after a restart.
+            disk_store: stores snapshots of users whose cache salt stays the same after a restart; None to
+                store none.
         """
         config = model.config
         assert isinstance(config, JetNemotronConfig)
@@ -136,11 +137,14 @@ class ModelRunner:
 
     @property
     def pages_in_use(self) -> int:
-        """Return the pages that running requests hold or have reserved; those of snapshots are evictable."""
+        """Return the number of pages that running requests hold or have reserved.
+
+        Pages of snapshots alone do not count, since they can be evicted.
+        """
         return self._pool.allocator.in_use
 
     def capture_next(self) -> bool:
-        """Compile or capture a small part of later steps; False if nothing is left."""
+        """Compile one kernel or capture one graph for later steps; return False if nothing is left to do."""
         return self._decoder.capture_next() or self._prefill.capture_next()
 
     @torch.inference_mode()
@@ -179,7 +183,7 @@ class ModelRunner:
         sequence.healing = healing
 
     def healed_path(self, sequence: Sequence) -> HealingPath | None:
-        """Return the tokens drawn by healing; None before that."""
+        """Return the tokens that healing has drawn; None before that."""
         return sequence.healed_path
 
     @torch.inference_mode()
@@ -193,18 +197,26 @@ class ModelRunner:
     def bias(
         self, sequence: Sequence, logit_bias: abc.Sequence[tuple[int, float]], raw_logprobs: bool
     ) -> None:
-        """Set the logit bias, before the prefill; `raw_logprobs` are taken before bias and penalties."""
+        """Set the logit bias: pairs of a token id and a number that is added to its logit.
+
+        Must be called before any prefill. `raw_logprobs`: whether log-probabilities are those from before
+        bias and penalties.
+        """
         sequence.logit_bias, sequence.raw_logprobs = logit_bias, raw_logprobs
         self._decoder.remove(sequence)
         self._decoder.add(sequence)
 
     def guard(self, sequence: Sequence) -> None:
-        """Prepare for rollbacks of a new sequence."""
+        """Declare that a new sequence may be rolled back, so that `mark` keeps snapshots of it."""
         sequence.guarded = True
 
     @torch.inference_mode()
     def mark(self, sequence: Sequence, length: int, may_complete: bool = False) -> None:
-        """Keep what a rollback of a guarded sequence to `length` tokens or more needs, as memory allows."""
+        """Keep the snapshots that a rollback of a guarded sequence to `length` tokens or more needs.
+
+        Keeps none if there is no memory for them. `may_complete`: whether the next token may complete a
+        banned phrase.
+        """
         sequence.waits = may_complete
         self._rollback.mark(sequence, length)
 
@@ -217,20 +229,23 @@ class ModelRunner:
         barred: tuple[int, ...],
         healing: Healing | None = None,
     ) -> bool:
-        """Take back all tokens from `length` on; see `Rollback.roll_back`. False: `reset` it instead."""
+        """Take back all tokens from `length` on; see `Rollback.roll_back`.
+
+        Returns False if the sequence has to be `reset` instead. Raises MemoryError.
+        """
         with _memory_errors("going back"):
             return self._rollback.roll_back(sequence, length, num_generated, barred, healing)
 
     @torch.inference_mode()
     def bias_words(self, sequence: Sequence, word_bias: tuple[BiasedSequence, ...]) -> None:
-        """Set the bias of words, before the prefill."""
+        """Set the biases of words, which are given as token sequences; call before any prefill."""
         sequence.word_bias = word_bias
         self._decoder.remove(sequence)
         self._decoder.add(sequence)
 
     @torch.inference_mode()
     def forbid(self, sequence: Sequence, token_ids: abc.Sequence[int], steps: int) -> None:
-        """Forbid tokens among the first `steps` of the answer; call before any prefill."""
+        """Forbid tokens in the first `steps` steps of the answer; call before any prefill."""
         sequence.forbidden = token_ids, steps
         self._decoder.remove(sequence)
         self._decoder.add(sequence)
@@ -266,9 +281,9 @@ class ModelRunner:
         tokens: abc.Sequence[int] | Tokens,
         prefill: Prefill | ScoringPrefill | None = None,
     ) -> None:
-        """Run one chunk of the prompt, by `prefill` if that is given.
+        """Run one chunk of the prompt, with another implementation than the usual one if `prefill` is given.
 
-        Raises MemoryError if there is no room.
+        Raises MemoryError if there is no room, CheckpointError if the network's modules have been replaced.
         """
         self._begin_chunk(sequence, len(tokens))
         assert sequence.slot is not None
@@ -280,7 +295,7 @@ class ModelRunner:
 
     @property
     def max_packed(self) -> int:
-        """Return the tokens that one chunk of several sequences can hold; 0 if each is prefilled alone."""
+        """Return how many tokens one chunk of several sequences can hold; 0 if each is prefilled alone."""
         return self._prefill.max_packed
 
     @torch.inference_mode()
@@ -289,9 +304,8 @@ class ModelRunner:
     ) -> list[MemoryError | None]:
         """Run the next tokens of several sequences in one chunk.
 
-        Returns the MemoryError of each that had no room.
-
-        If an exception is raised, no sequence has changed.
+        Returns a value for each sequence: its MemoryError if there was no room for it, otherwise None. If an
+        exception is raised, no sequence has changed.
         """
         errors: list[MemoryError | None] = [None] * len(sequences)
         parts, ready = list[Part](), list[tuple[Sequence, Tokens]]()
@@ -313,7 +327,7 @@ class ModelRunner:
         return errors
 
     def _begin_chunk(self, sequence: Sequence, tokens: int) -> None:
-        """Take the snapshot that is due, and reserve memory for a chunk. Raises MemoryError."""
+        """Take a snapshot if one is due, and reserve memory for `tokens` more tokens. Raises MemoryError."""
         assert sequence.slot is not None
         _use_threads(self._prefill_threads)
         # More of the prompt follows, so the last chunk's logits are never sampled: snapshot without them.
@@ -344,14 +358,18 @@ class ModelRunner:
     ) -> list[TokenLogprobs]:
         """Prefill one chunk of the prompt; return the log-probability of each token in `following`.
 
-        `following` has the token after each token of the chunk; at the end of the prompt, one less.
+        `following` has the token after each token of the chunk. In the prompt's last chunk it is one token
+        shorter than the chunk.
         """
         scorer = ScoringPrefill(self._model, self._pool, following, top_logprobs)
         self.prefill(sequence, tokens, scorer)
         return scorer.found
 
     def synchronize(self, blocking: bool) -> bool:
-        """Return whether the prefill has finished, as always on a CPU; with `blocking`, wait for it first."""
+        """Return whether the prefill is known to have finished; with `blocking`, wait for it first.
+
+        On a CPU the prefill has always finished. On a GPU this is known only with `blocking`.
+        """
         if blocking:
             synchronize(self._model.device)
         return blocking or self._model.device.type == "cpu"
@@ -375,7 +393,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def reset(self, sequence: Sequence) -> None:
-        """Empty a lost state, for the engine to prefill the prompt and the accepted tokens again."""
+        """Empty a lost state, so that the engine can prefill the prompt and the accepted tokens again."""
         assert sequence.slot is not None
         self._rollback.drop_all(sequence)
         slot, sequence.slot = sequence.slot, None
@@ -392,14 +410,21 @@ class ModelRunner:
         return sequence.logprobs
 
     def state_bytes(self, sequence: Sequence) -> dict[str, int]:
-        """Return the bytes of the request's state by kind: recurrent, conv, window_kv, full_kv."""
+        """Return the bytes of the request's state by kind: recurrent, conv, window_kv, full_kv.
+
+        Returns an empty dictionary once the request has been freed.
+        """
         if sequence.slot is None:
             return {}
         return self._pool.state_bytes(sequence.num_computed_tokens)
 
     @torch.inference_mode()
     def free(self, sequence: Sequence, keep_snapshot: bool = True) -> None:
-        """Free a finished request; keep its state as a snapshot unless it is broken."""
+        """Free a finished request.
+
+        `keep_snapshot`: whether to keep the request's state as a snapshot. If not, all snapshots that the
+        request has left are removed, too.
+        """
         if sequence.slot is not None and sequence.in_flight is not None and keep_snapshot:
             step, sequence.in_flight = sequence.in_flight, None
             keep_snapshot = isinstance(self._decode_loop.accept(sequence, step), int)

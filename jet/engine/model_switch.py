@@ -3,7 +3,7 @@
     choose ─ check memory ─ download ─ quantize ─ load ─ done
                  └────────────┴───────────┴─────────┴─ failed or canceled: the old model is still there
 
-One change runs at a time, in a thread. Its state is read from any thread, by every tab.
+One change runs at a time, in a thread. Every tab of the page reads the state of the change, from any thread.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class SwitchState:
 
     @property
     def can_cancel(self) -> bool:
-        """Return whether it can be canceled now: not in the midst of loading."""
+        """Return whether the change can be canceled now; it cannot while the model is loaded."""
         return self.stage in ("checking", "downloading", "quantizing")
 
 
@@ -117,7 +117,11 @@ class ModelSwitch:
         )
 
     def _by_name(self, config: LocalConfig) -> str:
-        """Return the id of the form that a configuration without a model name stands for."""
+        """Return the id of a configuration's form, made of the names of model and scheme.
+
+        If the configuration names no model, the name is that of the running engine's model. Returns "" if
+        there is none.
+        """
         name = config.model
         if name is None:
             engine = self._handle.loaded
@@ -146,9 +150,10 @@ class ModelSwitch:
             self.measuring = False
 
     def choose(self, id: str) -> None:
-        """Begin to change the model.
+        """Begin to change to the form with this id, in a thread.
 
-        Raises CheckpointError or HardwareError at once if that is impossible.
+        Raises CheckpointError at once if the id is unknown, the form runs already, or another change is under
+        way. Later errors appear in `state()`.
         """
         form = self.catalog.find(id)
         title = describe(form)
@@ -175,14 +180,17 @@ class ModelSwitch:
                 self._state = replace(self._state, stage="canceled", stalled=False, message=message)
 
     def remove_copy(self, id: str) -> int:
-        """Remove the quantized copy of a form. Returns the bytes freed. Raises CheckpointError if it runs."""
+        """Remove the quantized copy of a form; return the bytes freed.
+
+        Raises CheckpointError if the form is in use or is not a quantized one.
+        """
         form = self.catalog.find(id)
         if form.scheme is None or id == self.current() or (self._state.active and self._state.form == id):
             raise CheckpointError("This copy is in use: change to another model first.")
         return quantized_cache.remove(form.checkpoint.name, form.scheme)
 
     def close(self) -> None:
-        """Cancel the change under way, and wait a moment for its thread."""
+        """Cancel the change under way, and wait up to `_CLOSING_S` seconds for its thread."""
         self.cancel()
         if self._thread is not None:
             self._thread.join(_CLOSING_S)
@@ -252,16 +260,16 @@ class ModelSwitch:
         return lambda done, total: self._set(canceled, done=done, total=total)
 
     def _set(self, canceled: threading.Event, **changes: object) -> None:
-        """Change the state. Raises Canceled if this change has been canceled."""
+        """Replace fields of the state. Raises Canceled if the change of the model has been canceled."""
         with self._lock:
             if canceled.is_set():
                 raise Canceled
             self._state = replace(self._state, **changes)  # type: ignore[arg-type]
 
     def _require_memory(self, form: Form) -> bool:
-        """Return whether a model fits in memory beside the one that runs.
+        """Return whether a model can be loaded in memory beside the running model.
 
-        Raises HardwareError if it would not fit in that one's place, either.
+        Raises HardwareError if the model would not fit after the running one is closed, either.
         """
         needed = int(form.sizes.memory * (1 + _SPARE))
         free = self.catalog.machine.available_bytes()

@@ -28,22 +28,22 @@ class OutputProcessor:
         finish: Callable[..., None],
         recompute: Callable[[RequestState], None],
     ) -> None:
-        """`send`, `finish` and `recompute` are methods of the engine, whose first argument is the request."""
+        """`send`, `finish` and `recompute`: methods of the engine; their first argument is the request."""
         self._runner, self._tokenizer, self._clock = runner, tokenizer, clock
         self._send, self._finish, self._recompute = send, finish, recompute
 
     def abort(self, req: RequestState) -> None:
-        """End an aborted request.
-
-        One with banned phrases ends before a phrase that would be complete there.
-        """
+        """End an aborted request; if its text would end in a banned phrase, end it before the phrase."""
         if req.guard is not None:
             self._end_guarded(req, req.guard, "aborted")
         else:
             self._finish(req, "aborted")
 
     def accept(self, req: RequestState, outcome: int | Exception) -> None:
-        """Accept the outcome of a step: a token, or the error that ends the request."""
+        """Accept the outcome of a step: a token, or the error that ends the request, which is raised.
+
+        A NoPathError of a request with banned phrases is not raised: the request ends as "banned".
+        """
         if isinstance(outcome, NoPathError) and req.guard is not None:
             self._end_guarded(req, req.guard, "banned", clean=False)
             return
@@ -65,9 +65,8 @@ class OutputProcessor:
     def _take(self, req: RequestState, token: int) -> tuple[int, str, tuple[TokenLogprobs, ...]] | None:
         """Add a step's token to the output.
 
-        Returns the token, its text in the answer and its log-probabilities.
-
-        Returns None if the step has only drawn the end of the prompt again, by healing.
+        Returns the token, its text in the answer and its log-probabilities; None if the step has only drawn
+        the end of the prompt again, by healing, without adding text.
         """
         if req.healing is None:
             req.output_ids.append(token)
@@ -113,10 +112,10 @@ class OutputProcessor:
         logprobs: tuple[TokenLogprobs, ...] = (),
         clean: bool = True,
     ) -> None:
-        """End a request with banned phrases; if a phrase would be complete at its end, draw again instead.
+        """End a request with banned phrases; if its text would end in a phrase, draw other tokens instead.
 
-        A request that is aborted, or has no other token to draw, ends before the phrase. `clean`: whether its
-        state may be kept as a snapshot.
+        A request that is aborted, or has no other token to draw, ends before the phrase. `clean`: whether the
+        request's state may be kept as a snapshot.
         """
         ended = guard.banned_if_ended()
         if ended is not None and reason not in ("aborted", "banned"):
@@ -142,9 +141,8 @@ class OutputProcessor:
     def _go_back(self, req: RequestState, guard: BannedGuard, number: int, barred: tuple[int, ...]) -> bool:
         """Take back `guard.held[number]` and all later tokens.
 
-        Returns False if the state could not be restored.
-
-        `barred`: the tokens that must not be drawn in its place.
+        `barred`: the tokens that must not be drawn in place of the first of them. Returns False if the
+        sequence's state could not be restored.
         """
         one = guard.take_back(number)
         del req.output_ids[one.index :]
@@ -155,7 +153,7 @@ class OutputProcessor:
         return self._runner.roll_back(req.sequence, length, generated, barred, req.healing)
 
     def _send_held(self, req: RequestState, tokens: Sequence[HeldToken]) -> None:
-        """Send tokens that have been held back, up to the end of the answer's last sentence."""
+        """Send tokens that have been held back; those behind the end of the last sentence are dropped."""
         now, text, ids, logprobs = self._clock(), "", list[int](), list[TokenLogprobs]()
         for one in tokens:
             if req.ending is not None and req.ending.done:
@@ -181,9 +179,10 @@ class OutputProcessor:
     def _show(
         self, req: RequestState, text: str, logprobs: tuple[TokenLogprobs, ...]
     ) -> tuple[str, tuple[TokenLogprobs, ...]]:
-        """Return the text of a counted token that is shown, with its log-probabilities.
+        """Return the text to show for a new token, and its log-probabilities.
 
-        Past the requested length, only text up to the end of the sentence (paragraph, scene) is shown.
+        Past the requested length, only text up to the end of the sentence (paragraph, scene) is shown. The
+        token must have been counted by the request's meter.
         """
         if req.ending is None:
             return text, logprobs

@@ -41,7 +41,7 @@ def partial_bytes(repository: str) -> int:
 
 
 def blob_bytes(repository: str) -> int:
-    """Return the bytes of a repository's complete files."""
+    """Return the bytes of a repository's complete files in the hub's cache."""
     folder = blobs_folder(repository)
     whole = (file for file in folder.glob("*") if "." not in file.name and file.is_file())
     return sum(file.stat().st_size for file in whole)
@@ -100,7 +100,10 @@ def _transfer(url: str, partial: Path, size: int | None, token: bool | None, met
 
 
 def _check(partial: Path, etag: str, name: str) -> None:
-    """Compare a complete file with its hash `etag`. Raises DownloadError if they differ."""
+    """Check a complete file against `etag`, its SHA-256 hash; other kinds of etags are not checked.
+
+    If they differ, the file is removed and DownloadError is raised; `name` is for the message.
+    """
     if len(etag) != _SHA256_DIGITS:
         return
     digest = hashlib.sha256()

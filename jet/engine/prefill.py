@@ -1,9 +1,9 @@
 """Prefill: runs chunks of prompts into state slots, on CUDA as one graph a chunk.
 
-The network's forward launches a few thousand kernels, which takes the host longer than the device.
-`PrefillStep` launches about a hundred, and reads slots, positions and lengths from device memory. So one
-captured graph serves all prompts, and several waiting prompts can share a chunk. There are graphs for a few
-sizes; a chunk uses the next larger one, and padding does not change a state.
+The network's forward launches a few thousand kernels. The host needs longer to launch them than the
+device to run them. `PrefillStep` launches about a hundred, and reads slots, positions and lengths from device
+memory. So one captured graph serves all prompts, and several waiting prompts can share a chunk. There are
+graphs for a few sizes; a chunk uses the graph of the next larger size, and padding does not change a state.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Prefill(Protocol):
         ...
 
     def run_packed(self, parts: Sequence[Part]) -> Tensor:
-        """Run one chunk of several sequences; return the logits `[n, V]` of each one's next token."""
+        """Run one chunk of `n` sequences; return the logits `[n, V]` of the next token of each."""
         ...
 
     def capture_next(self) -> bool:
-        """Compile or capture a small part of later chunks; False if nothing is left."""
+        """Compile one kernel or capture one graph for later chunks; return False if nothing is left to do."""
         ...
 
 
@@ -152,9 +152,9 @@ class CudaGraphPrefill:
 
     @torch.inference_mode()
     def capture_next(self) -> bool:
-        """Capture one more size, between chunks.
+        """Capture the graph of one more size, between chunks; return False if no size is left.
 
-        Returns False if none is left, or there is no memory for it.
+        If there is no memory for a graph, no further sizes are captured.
         """
         if not self._left:
             return False

@@ -15,10 +15,11 @@ _WORTHWHILE = 1.5  # times the seconds of the shortest chunk
 class ChunkedPrefillPolicy:
     """Chooses size and time of prefill chunks, so that decoding requests do not stall for long.
 
-    While no request decodes, chunks of the largest size run one after the other. Otherwise a chunk's expected
-    time, by the cost of the last chunks, is at most `max_decode_stall_s`; occasionally a longer one is tried
-    and takes about a third more. Between two chunks, decoding gets as much time as the chunk took, and at
-    least one step.
+    While no request decodes, chunks of the largest size run one after the other. Otherwise the size of a
+    chunk is limited, so that its expected time is at most `max_decode_stall_s` seconds. If even the shortest
+    chunk takes longer, `_WORTHWHILE` times the time of the shortest one is allowed. The first chunk of a
+    larger size may take about a third longer than expected. After a chunk, decoding gets as much time as the
+    chunk took, and at least one step.
     """
 
     def __init__(self, max_chunk: int, max_decode_stall_s: float) -> None:
@@ -28,11 +29,11 @@ class ChunkedPrefillPolicy:
         self._prefilled_last = False
 
     def may_prefill(self, now: float, others_decode: bool) -> bool:
-        """Return whether a prefill chunk may run now, rather than a decode step."""
+        """Return whether a prefill chunk may run at `now` (in seconds), rather than a decode step."""
         return not others_decode or (not self._prefilled_last and now >= self._next_prefill)
 
     def chunk_size(self, others_decode: bool) -> int:
-        """Return the tokens of the next chunk: the largest size, halved until its expected time fits."""
+        """Return the most tokens of the next chunk: the largest size, halved until its expected time fits."""
         chunk = self._max_chunk
         if not others_decode or not self._cost.is_known:
             return chunk
@@ -45,7 +46,10 @@ class ChunkedPrefillPolicy:
         return chunk
 
     def record_chunk(self, tokens: int, seconds: float, now: float, synchronized: bool = True) -> None:
-        """Record a chunk that ended at `now`. Its time counts as its cost only if it was `synchronized`."""
+        """Record a chunk that took `seconds` and ended at `now`.
+
+        `synchronized`: whether the device had finished the chunk; only then do the seconds count as its cost.
+        """
         if synchronized:
             self._cost.add(tokens, seconds)
         self._next_prefill = now + seconds

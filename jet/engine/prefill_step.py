@@ -37,7 +37,7 @@ class PrefillStep:
     """A prefill step of up to `tokens` tokens, bound to buffers whose addresses never change.
 
     Attributes:
-        ids: `[tokens]` int64, the chunk's tokens, padded with any ids.
+        ids: `[tokens]` int64, the chunk's tokens; padding may have any ids.
         chunk_meta: int32, the sequences that the tokens belong to; see `jet.ops.chunk_meta`.
         logits: `[MAX_PACKED, vocabulary]` in the network's dtype, of the token after each sequence's last
             one.

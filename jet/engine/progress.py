@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class LoadProgress:
-    """The current loading step in words, set by the loading thread and readable from any."""
+    """The current loading step in words, set by the loading thread and readable from any thread."""
 
     def __init__(self) -> None:
         self._said: str | None = None
@@ -15,11 +15,11 @@ class LoadProgress:
 
     @property
     def said(self) -> str | None:
-        """Return the latest message; None if there is none."""
+        """Return the latest message; None if nothing is being loaded."""
         return self._said
 
     def say(self, words: str | None) -> None:
-        """Set the message and pass it to all listeners."""
+        """Set the message and pass it to all listeners; None clears the message."""
         self._said = words
         if words is not None:
             for listener in self._listeners:

@@ -29,12 +29,15 @@ _CODE_BYTES = 2**20  # of a file that is compared by its content, not by its tim
 
 
 def models_folder() -> Path:
-    """Return the folder of all copies."""
+    """Return the folder that holds all quantized copies."""
     return cache_root() / "models"
 
 
 def find(name: str, source: Path, scheme: str) -> Path | None:
-    """Return the copy of the checkpoint called `name` in the folder `source`; None if there is none."""
+    """Return the folder of a checkpoint's copy in a scheme; None if there is none.
+
+    `name`: the checkpoint's hub id or path. `source`: the folder with its weights.
+    """
     try:
         copy = _copy_path(name, source, scheme)
         check_folder(copy)
@@ -44,9 +47,10 @@ def find(name: str, source: Path, scheme: str) -> Path | None:
 
 
 def make(name: str, source: Path, scheme: str, progress: Progress = lambda done, total: None) -> Path:
-    """Return a checkpoint's copy in a scheme; make it if there is none.
+    """Return the folder of a checkpoint's copy in a scheme; make the copy if there is none.
 
-    Raises CheckpointError if it cannot be made, and any exception that `progress` raises.
+    `progress` is called with the matrices done and in all. Raises CheckpointError if the copy cannot be made;
+    `progress` may raise `Canceled` to stop.
     """
     if (found := find(name, source, scheme)) is not None:
         return found

@@ -32,7 +32,15 @@ class RequestState:
         detokenizer: Detokenizer,
         submitted: float,
     ) -> None:
-        """`healing`: the tokens after `prompt` that are drawn again. `submitted`: the time in seconds."""
+        """Copy the request's settings.
+
+        Args:
+            request: the request.
+            prompt: the tokens to prefill.
+            healing: the tokens after `prompt` that are drawn again; None if there are none.
+            detokenizer: converts the answer's tokens to text.
+            submitted: the time of submission in seconds.
+        """
         # Every token of a scored prompt is computed, and its state is not cached.
         self.cache_salt = request.cache_salt if request.prompt_logprobs is None else ""
         self.min_tokens = request.min_tokens
@@ -67,9 +75,10 @@ class RequestState:
         self.state_bytes: dict[str, int] = {}
 
     def begins_like(self, other: RequestState) -> bool:
-        """Return whether the prompts of two requests of one user begin alike.
+        """Return whether this request and `other` are of one user and their first tokens are the same.
 
-        This request can then start from a snapshot that `other` will leave.
+        Up to `_SHARED_PREFIX` tokens are compared. If they are the same, this request can start from a
+        snapshot that `other` will leave.
         """
         length = min(_SHARED_PREFIX, len(self.input_ids), len(other.input_ids))
         same_user = bool(self.cache_salt) and self.cache_salt == other.cache_salt

@@ -1,16 +1,16 @@
 """Rollback: removes drawn tokens from a sequence, so that others can be drawn instead.
 
 A recurrent state cannot be truncated. A sequence that may be rolled back therefore keeps marks: snapshots of
-its state, with the next token's logits where they are known. The pages of full attention need none: the
-sequence still has them, and what is written behind the tokens that stay is overwritten. Marks are
-prefix-cache entries that no request matches, so the cache counts and evicts them like any other entry.
-Without a mark, a sequence is prefilled again.
+its state, with the next token's logits where they are known. The keys and values of full attention are not
+copied: the sequence still has their pages, and those of removed tokens are overwritten. Marks are prefix-cache
+entries that no request matches, so the cache counts and evicts them like any other entry. If no mark is left,
+the sequence is prefilled again.
 
 Without overlapped steps, a mark is set at exactly the tokens that may be removed, at the cost of one state
-copy each. With overlapped steps the token is known too late for that. In batches of up to `MARKED_ROWS` rows
-a mark is set at every step, and dropped at the next one unless the token may be removed. In larger batches
-so many copies would cost more than they save: a mark is set every `MARK_INTERVAL` tokens, and the tokens
-after it are recomputed one by one, which gives the same values.
+copy each. With overlapped steps, the host knows a token too late for this. In batches of up to `MARKED_ROWS`
+rows a mark is set at every step, and dropped at the next step unless the token may be removed. In larger
+batches so many copies would cost more than they save. There a mark is set every `MARK_INTERVAL` tokens, and
+the tokens after it are recomputed one by one, which gives the same values.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Rollback:
         decoder: Decoder,
         reserve_next: Callable[[Sequence], MemoryError | None],
     ) -> None:
-        """`reserve_next` reserves memory for one more token, or returns the error."""
+        """`reserve_next` reserves memory for one more token of a sequence, or returns the error."""
         self._pool, self._cache, self._decoder = pool, cache, decoder
         self._reserve_next = reserve_next
         self._device = pool.page_table.device
@@ -55,7 +55,10 @@ class Rollback:
             self._set(sequence, sequence.logits)
 
     def mark_before_launch(self, sequence: Sequence) -> None:
-        """Set a mark where the step of an unknown token is about to be launched."""
+        """Set a mark before the launch of a step whose input token the host does not know yet.
+
+        Does nothing if the sequence is not guarded, has no logits of its last step, or has this mark already.
+        """
         logits = self._decoder.last_logits(sequence) if sequence.guarded else None
         if logits is not None and self._newest(sequence) < sequence.num_computed_tokens:
             self._set(sequence, logits)
@@ -94,13 +97,14 @@ class Rollback:
     ) -> bool:
         """Take back all tokens from position `length` on; the next token is then drawn there again.
 
-        Afterwards the sequence's state is that of its first `length` tokens, and it has no longer snapshots.
-        Returns False if no mark is left: the caller must then reset it and prefill again.
+        Afterwards the sequence's state is that of its first `length` tokens, and its snapshots of more tokens
+        are removed. Returns False if no mark is left: the caller must then reset the sequence and prefill it
+        again. Raises MemoryError.
 
         Args:
             sequence: the sequence; the result of its step in flight is dropped.
             length: the number of tokens that stay.
-            num_generated: how many of them count as drawn.
+            num_generated: how many of these tokens count as drawn.
             barred: tokens that must not be drawn in this place, one for each earlier attempt.
             healing: the end of the prompt if it has to be drawn again, too; None otherwise.
         """
@@ -121,7 +125,7 @@ class Rollback:
         return True
 
     def _restore(self, sequence: Sequence, mark: CacheEntry[Snapshot], length: int) -> None:
-        """Restore a mark and compute the tokens from there up to `length`."""
+        """Restore the state at a mark, and compute the tokens from there up to `length` again."""
         slot = sequence.slot
         assert slot is not None
         tokens, begin = sequence.token_ids[:length], len(mark.tokens)
@@ -142,9 +146,9 @@ class Rollback:
         self._decoder.append_prompt(sequence, ids)
 
     def _newest(self, sequence: Sequence) -> int:
-        """Return the length of the newest mark that was not evicted.
+        """Return the number of tokens of the newest mark that was not evicted.
 
-        A large negative number if there is none.
+        Returns a large negative number if there is no such mark.
         """
         sequence.marks[:] = [mark for mark in sequence.marks if self._cache.has(mark)]
         return len(sequence.marks[-1].tokens) if sequence.marks else -(2**31)
@@ -176,5 +180,5 @@ class Rollback:
 
 
 def _serves(mark: CacheEntry[Snapshot], length: int) -> bool:
-    """Return whether a mark stores the logits after `length` tokens, or they can be computed from it."""
+    """Return whether a mark has the logits after `length` tokens, or these can be computed from its state."""
     return len(mark.tokens) < length or (len(mark.tokens) == length and mark.has_logits)

@@ -1,6 +1,6 @@
-"""Write the inputs of a decode batch to the device: parameters and states of its rows.
+"""Write the inputs of a decode batch to the device: the sampling parameters and states of its rows.
 
-Afterwards only the device updates them, until the batch changes.
+Afterwards only the device updates these inputs, until the batch changes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class HasShape(Protocol):
-    """Has buffers for the samplers of `SamplerFlags.uses_shape`, allocated when first read."""
+    """An object with the buffers of the samplers that `SamplerFlags.uses_shape` turns on."""
 
     @property
     def shape(self) -> ShapeBuffers:
-        """Return the buffers."""
+        """Return the buffers; allocated on first use."""
         ...
 
 
@@ -37,7 +37,10 @@ def write_inputs(
     sequences: abc.Sequence[Sequence],
     inactive: abc.Container[Sequence] = (),
 ) -> None:
-    """Copy all inputs that the samplers in `flags` read to the rows; `inactive` as in `write_batch`."""
+    """Copy to the rows all inputs that a step with the samplers in `flags` reads.
+
+    `sampler`: has the buffers of shape samplers. `inactive`: as in `write_batch`.
+    """
     write_batch(rows, sequences, inactive)
     if flags is not None and flags.uses_shape:
         write_shape(sampler.shape, sequences)
@@ -48,9 +51,9 @@ def write_inputs(
 def write_batch(
     rows: DecodeBatch, sequences: abc.Sequence[Sequence], inactive: abc.Container[Sequence] = ()
 ) -> None:
-    """Copy the sequences' inputs to the rows; afterwards only the device updates them.
+    """Copy the sequences' inputs to the rows; afterwards only the device updates the rows.
 
-    Rows beyond the sequences use the null slot. The device draws no token for those in `inactive`.
+    Rows beyond the sequences use the null slot. The device draws no token for the sequences in `inactive`.
     """
     missing = len(rows.token) - len(sequences)
 
@@ -86,14 +89,14 @@ def write_shape(buffers: ShapeBuffers, sequences: abc.Sequence[Sequence]) -> Non
 
 
 def _row_samplers(sequences: abc.Sequence[Sequence]) -> list[RowSamplers]:
-    """Return the rows' samplers; neutral ones where the host draws."""
+    """Return the rows' samplers; neutral ones for sequences whose tokens the host draws."""
     return [sequence.row_samplers or RowSamplers() for sequence in sequences]
 
 
 def write_final(rows: DecodeBatch, sequences: abc.Sequence[Sequence]) -> None:
-    """Copy the settings of the samplers behind the filters, and their states at this step, to the device.
+    """Copy the settings of the final samplers (XTC, adaptive-p, mirostat) and their states to the device.
 
-    Other rows, and those beyond the sequences, use none of these samplers.
+    Sequences without these samplers, and rows beyond the sequences, get neutral values.
     """
     missing = len(rows.token) - len(sequences)
     settings = [*(one.final for one in _row_samplers(sequences)), *[FinalSettings()] * missing]

@@ -1,7 +1,8 @@
-"""RowSamplers: a request's samplers as the device applies them, in one of the orders that kernels have.
+"""RowSamplers: a request's samplers as the device applies them, if the kernels support their order.
 
 The kernels apply top-nσ, temperature, typical sampling, top-k, top-p, min-p and XTC in this order, or with
-the temperature behind min-p, as llama.cpp and KoboldAI do. Samplers that change nothing have no place.
+the temperature after min-p, as llama.cpp and KoboldAI do. The position of a sampler that changes nothing does
+not matter.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class RowSamplers(NamedTuple):
 
 
 def row_samplers(sampling: SamplingParams) -> RowSamplers | None:
-    """Return a request's samplers as rows have them; None if the host must draw."""
+    """Return a request's samplers as settings of a row; None if the host must draw the request's tokens."""
     if sampling.temperature == 0:
         return RowSamplers(temperature=0.0)
     if sampling.mirostat:  # instead of all others but the temperature, in any order
@@ -106,7 +107,7 @@ def _follows(names: Sequence[str], order: Sequence[str]) -> bool:
 
 
 def _is_exact(row: RowSamplers) -> bool:
-    """Return whether the kernels' weights, multiples of 2**-44, are fine enough for a row."""
+    """Return whether the kernels' weights, multiples of 2**-44, are precise enough for a row's settings."""
     final = row.final
     if final.xtc_probability > 0 and final.xtc_threshold < LEAST_XTC_THRESHOLD:
         return False

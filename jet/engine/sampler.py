@@ -1,8 +1,8 @@
 """HostSampler: draws the next token of one request from its logits, in plain PyTorch, with every sampler.
 
-`jet.ops.triton.fused_sampling` and `final_samplers` draw on the device instead. They lack DRY, which needs
-the whole text, the penalties by counts, and all but two orders of samplers. On a CPU
-`jet.ops.numba.token_draw` draws.
+`jet.ops.triton.fused_sampling` and `final_samplers` draw on a GPU instead. They lack DRY, which needs the
+whole text, the penalties by counts, and all but two orders of samplers. On a CPU, `jet.ops.numba.token_draw`
+makes the last step, the draw, in compiled code.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _XTC_STREAM = 1  # random stream, independent of the one that draws tokens
 
 
 def attempt_stream(attempt: int) -> int:
-    """Return the number of the random stream for an attempt (from 0) at a token.
+    """Return the number of the random stream for an attempt (counted from 0) to draw a token.
 
-    XTC uses the following number.
+    XTC uses the stream with the next number.
     """
     return 2 * attempt
 
@@ -43,7 +43,7 @@ class SpecialTokens:
         stop_ids: ids `[N]` that end a text; never penalized.
         dry_breakers: bool `[V]`, the tokens at which DRY ends a repetition, stop tokens included.
         xtc_special: `dry_breakers` on the device; XTC excludes none of these tokens.
-        drawer: the compiled twin of `jet.ops.sampling.sample`; None where there is none.
+        drawer: the compiled twin of `jet.ops.sampling.sample`; None on a GPU, or without a compiler.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class HostSampler:
             special_tokens: the tokens that samplers treat specially.
             min_tokens: no stop token is drawn before this many tokens.
             logit_bias: pairs of a token id and a number that is added to its logit before everything else.
-            raw: whether `sample` returns the logits before bias and penalties.
+            raw: whether `sample` returns the logits from before bias and penalties, instead of those after.
             forbidden: token ids, and the number of first steps in which they are not drawn.
             states: states of samplers that have one, by step; they outlast this object.
             word_bias: token sequences and the numbers that are added to their tokens' logits.
@@ -109,7 +109,7 @@ class HostSampler:
     def token_mask(self) -> Tensor | None:
         """Return a bool mask `[1, V]` of the tokens that the repetition penalty applies to.
 
-        Returns None without penalty.
+        Returns None if there is no repetition penalty.
         """
         return self._token_mask
 
@@ -126,9 +126,9 @@ class HostSampler:
     def sample(self, logits: Tensor, step: int, barred: tuple[int, ...] = ()) -> tuple[int, Tensor]:
         """Draw token number `step`; return it and the logits `[1, V]` after bias and penalties.
 
-        The tokens in `barred`, drawn in earlier attempts at this step, cannot be drawn; every attempt has its
-        own random numbers. The returned logits still have the values of these tokens, and of stop tokens that
-        `min_tokens` forbids.
+        With `raw`, the returned logits are those from before bias and penalties. The tokens in `barred`, drawn
+        in earlier attempts at this step, cannot be drawn; every attempt has its own random numbers. The
+        returned logits still have the values of these tokens, and of stop tokens that `min_tokens` forbids.
 
         Raises FloatingPointError if the logits are NaN.
         """
@@ -145,7 +145,10 @@ class HostSampler:
         return token, given if self._raw else logits
 
     def draw(self, logits: Tensor, step: int, barred: tuple[int, ...] = ()) -> int:
-        """Draw the token that `sample` draws, without its logits: on a CPU in a quarter of the time."""
+        """Draw and return the same token as `sample`, without the logits.
+
+        On a CPU this takes a quarter of the time of `sample`.
+        """
         chance, excludes = self._chances(step, barred)
         if self._special_tokens.drawer is None or self._chain is not None or excludes:
             return self.sample(logits, step, barred)[0]
@@ -158,14 +161,14 @@ class HostSampler:
         return token
 
     def _chances(self, step: int, barred: tuple[int, ...]) -> tuple[float, bool]:
-        """Return the random number of a draw, and whether XTC excludes top choices."""
+        """Return the uniform random number of a draw, and whether XTC excludes the top choices."""
         sampling, stream = self._sampling, attempt_stream(len(barred))
         assert sampling.seed is not None
         excludes = uniform(sampling.seed, step, stream + _XTC_STREAM) < sampling.xtc_probability
         return uniform(sampling.seed, step, stream), excludes
 
     def _without_forbidden(self, logits: Tensor, step: int, barred: tuple[int, ...]) -> Tensor:
-        """Return logits with those of tokens that cannot be drawn now at minus infinity."""
+        """Return the logits with minus infinity for all tokens that must not be drawn in this step."""
         if step < self._min_tokens:
             logits = logits.index_fill(1, self._special_tokens.stop_ids, -math.inf)
         if step < self._forbidden_steps:
@@ -273,9 +276,9 @@ def make_host_sampler(sequence: Sequence, special_tokens: SpecialTokens) -> Host
 
 
 def draw(sampler: HostSampler, logits: Tensor, sequence: Sequence) -> tuple[int, TokenLogprobs | None]:
-    """Draw a sequence's next token from `logits` `[1, V]`; with log-probabilities if it requests them.
+    """Draw a sequence's next token from `logits` `[1, V]`.
 
-    Raises FloatingPointError if the logits are NaN.
+    Returns the token and its log-probabilities; None in place of these if the request wants none. Raises FloatingPointError if the logits are NaN.
     """
     if not sequence.top_logprobs:
         return sampler.draw(logits, sequence.num_generated, sequence.barred_now), None

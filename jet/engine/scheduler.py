@@ -1,7 +1,7 @@
 """Scheduler: which request runs when. Plain data; the engine holds its lock around every call.
 
-A request waits, is admitted, prefills and decodes. Prompts are prefilled in their order, in chunks; all
-decoding requests form one batch, one token a step.
+A request waits, is admitted, prefills and decodes. Prompts are prefilled in chunks, in the order in which the
+requests were admitted. All decoding requests form one batch, which draws one token of each in a step.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Scheduler(Generic[RequestT]):
     """First come, first served, up to a number of running requests in total and per user.
 
     Attributes:
-        decoding: requests whose prompt has been prefilled, in that order.
-        prefilling: admitted requests whose prompt has not; the first one runs.
+        decoding: requests whose prompt has been prefilled, in the order in which their prefills ended.
+        prefilling: admitted requests whose prompt has not been prefilled; the first one is next.
         waiting: requests that have not been admitted, in order of arrival.
     """
 
@@ -32,7 +32,14 @@ class Scheduler(Generic[RequestT]):
         max_running_per_user: int | None = None,
         max_waiting: int | None = None,
     ) -> None:
-        """`max_waiting`: most requests in the queue. The per-user limit does not apply to the user ""."""
+        """Create an empty queue.
+
+        Args:
+            max_running_requests: most admitted requests; at least 1.
+            max_running_per_user: most admitted requests of one user, except for the user "", who has no limit
+                of its own; None for no limit.
+            max_waiting: most requests in the queue; None for no limit.
+        """
         if max_running_requests < 1:
             raise ValueError(f"At least one request must be served at a time, not {max_running_requests}.")
         self._max_running_requests = max_running_requests
@@ -52,7 +59,7 @@ class Scheduler(Generic[RequestT]):
 
     @property
     def requests(self) -> list[RequestT]:
-        """Return all requests."""
+        """Return all requests, running and waiting."""
         return [*self.running, *self.waiting]
 
     def add(self, request: RequestT, user: str = "") -> None:
@@ -74,7 +81,7 @@ class Scheduler(Generic[RequestT]):
                 requests.remove(request)
 
     def next_admissible(self) -> RequestT | None:
-        """Return the oldest waiting request that is admissible under the per-user limit; None if none is."""
+        """Return the oldest waiting request that both limits allow to admit now; None if there is none."""
         return next(self._admissible(), None)
 
     def admit(self, request: RequestT) -> None:
@@ -101,7 +108,7 @@ class Scheduler(Generic[RequestT]):
         return behind.index(request) + 1 if request in behind else 0
 
     def _admissible(self) -> Iterator[RequestT]:
-        """Yield the waiting requests that can all be admitted now, oldest first."""
+        """Yield the waiting requests that can be admitted now, all at once, oldest first."""
         if not self.waiting:  # the usual case, once a step
             return
         free = self._max_running_requests - len(self.decoding) - len(self.prefilling)

@@ -35,7 +35,7 @@ class ScoringPrefill:
     kernels = EagerPrefill.kernels
 
     def __init__(self, model: JetNemotronForCausalLM, pool: StatePool, following: Tokens, count: int) -> None:
-        """`following`: the token after each token of the chunk; for the prompt's last token there is none.
+        """`following`: the token after each token of the chunk, except after the prompt's last token.
 
         `count`: how many of the likeliest tokens to keep at every position; may be 0.
         """
@@ -46,7 +46,7 @@ class ScoringPrefill:
     def run(self, slot: int, length: int, ids: Tensor) -> Tensor:
         """Prefill `ids` `[T]` after the `length` tokens of a slot; return the next token's logits `[1, V]`.
 
-        Raises FloatingPointError if a log-probability is NaN.
+        Raises FloatingPointError if a log-probability is NaN or infinite.
         """
         assert len(ids) - 1 <= len(self._following) <= len(ids)
         cache = self._pool.cache(slot, length)

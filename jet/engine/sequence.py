@@ -50,14 +50,15 @@ class Sequence:
         logits: `[1, V]` after a prefill, to draw the next token from; None otherwise.
         in_flight: the future of the next token, if its step was launched ahead.
         top_logprobs: how many log-probabilities to keep for each token; 0 keeps none.
-        logprobs: log-probabilities of the last token.
-        last_snapshot: the number of tokens of its last snapshot.
-        cache_handle: the locked cache entry that it will start from, and that entry's pages.
-        healing: the tokens at the end of its prompt that are still to be drawn again.
-        healed_path: the tokens drawn instead.
+        logprobs: log-probabilities of the last token; None if `top_logprobs` is 0.
+        last_snapshot: the number of tokens of its last snapshot; 0 before the first.
+        cache_handle: the locked cache entry that it will start from, and that entry's pages; None if there is
+            none, or once it has started.
+        healing: the tokens at the end of its prompt that are still to be drawn again; None if there are none.
+        healed_path: the tokens drawn in place of `healing`; None before that.
         min_tokens: no stop token is drawn before this many tokens.
         logit_bias: pairs of a token id and a number that is added to its logit before everything else.
-        word_bias: token sequences and what is added to the logits of their tokens.
+        word_bias: token sequences and the numbers that are added to the logits of their tokens.
         raw_logprobs: whether `logprobs` come from the logits before bias and penalties.
         forbidden: token ids, and the number of first steps in which they are not drawn.
         has_generated: whether any token has been drawn.
@@ -67,8 +68,8 @@ class Sequence:
         marks: snapshots to roll back to, shortest first.
         mark_salt: cache salt of the marks, which no request has; "" before the first mark.
         barred: a position, and the token ids that were drawn there and taken back.
-        waits: whether the next token may complete a banned phrase, so that it must be known before the step
-            after it is launched.
+        waits: whether the next token may complete a banned phrase. Such a token must be known before the
+            following step is launched.
     """
 
     sampling: SamplingParams
@@ -102,12 +103,15 @@ class Sequence:
 
     @cached_property
     def row_samplers(self) -> RowSamplers | None:
-        """Return the samplers as the rows of a `DecodeBatch` have them; None if the host must draw."""
+        """Return the samplers as settings of a `DecodeBatch` row; None if the host must draw."""
         return row_samplers(self.sampling)
 
     @cached_property
     def row_kernels(self) -> tuple[bool, bool, bool]:
-        """Return whether the row uses top-k, samplers before the filters and samplers behind them."""
+        """Return whether the row uses top-k, shape samplers and final samplers, as three values.
+
+        Shape samplers act before top-k and top-p, final ones after them. All are False if the host draws.
+        """
         row = self.row_samplers
         return (False, False, False) if row is None else (row.top_k > 0, row.uses_shape, row.uses_final)
 
@@ -118,7 +122,10 @@ class Sequence:
 
     @property
     def samples_last_token(self) -> bool:
-        """Return whether the next token is the request's last allowed one, after which a snapshot is kept."""
+        """Return whether the next token is the last allowed one and a snapshot will be kept after it.
+
+        No snapshots are kept without a cache salt.
+        """
         return self.cache_salt != "" and self.num_generated + 1 == self.sampling.max_new_tokens
 
     @property

@@ -1,6 +1,7 @@
 """Snapshots: stores states of sequences in the prefix cache, and restores sequences from it.
 
-A snapshot that the device has no room for moves to host memory. Restoring it from there moves it back.
+A snapshot that the device has no room for moves to host memory. If it is restored from there, it moves back to
+the device.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Snapshots:
         """Create an empty prefix cache.
 
         Args:
-            pool: has the slots of sequences and snapshots.
-            host_pool: has the snapshots in host memory.
+            pool: holds the slots of sequences and snapshots.
+            host_pool: holds the snapshots in host memory.
             max_on_device: most snapshots on the device.
             max_per_request: about the most snapshots of one request; see `PrefixCache.prune`.
             reset: empties a sequence that could not be restored.
@@ -54,7 +55,10 @@ class Snapshots:
         host_pool.evict = self.cache.evict_host
 
     def take(self, sequence: Sequence) -> None:
-        """Copy a sequence's state to a snapshot in the prefix cache, if a slot is free."""
+        """Copy a sequence's state to a snapshot in the prefix cache, if a slot is free.
+
+        Does nothing for a sequence without a cache salt.
+        """
         assert sequence.slot is not None
         if not sequence.cache_salt:
             return
@@ -63,7 +67,7 @@ class Snapshots:
             self.insert(sequence, Snapshot(kept, sequence.logits))
 
     def insert(self, sequence: Sequence, snapshot: Snapshot) -> None:
-        """Insert a snapshot of a sequence's present state, and evict until no more are left than allowed."""
+        """Insert a snapshot of a sequence's present state; evict others while there are more than allowed."""
         has_logits = snapshot.logits is not None
         self.cache.insert(
             CacheEntry(sequence.cache_salt, sequence.computed_tokens, snapshot, has_logits, sequence)
@@ -75,7 +79,7 @@ class Snapshots:
         sequence.last_snapshot = sequence.num_computed_tokens
 
     def restore(self, found: CacheEntry[Snapshot], sequence: Sequence) -> bool:
-        """Restore a sequence from a cache entry. Returns False, with the sequence empty, if that failed."""
+        """Restore a sequence from a cache entry; return False if that failed, after emptying the sequence."""
         assert sequence.slot is not None
         location = found.state.location
         if not isinstance(location, HostSnapshot):
@@ -95,18 +99,21 @@ class Snapshots:
         return True
 
     def _load_back(self, found: CacheEntry[Snapshot], slot: int) -> None:
-        """Move an entry that was just restored from the host back to the device tier, if that has room."""
+        """Move an entry from the host back to the device, if there is room; `slot` has its state already."""
         kept = self._pool.snapshot(slot, len(found.tokens))
         if kept is not None:
             self.cache.load_back(found, Snapshot(kept, self.on_device(found.state.logits)))
 
     def on_device(self, logits: Tensor | None) -> Tensor | None:
-        """Return a snapshot's logits on the device."""
+        """Return a snapshot's logits on the device; None for None."""
         device = self._pool.page_table.device
         return None if logits is None else logits.to(device, non_blocking=True)
 
     def _offload(self, snapshot: Snapshot) -> Snapshot | None:
-        """Copy a snapshot to the host; None for a mark, or if there is no room or the copy failed."""
+        """Copy a snapshot to host memory and return the copy.
+
+        Returns None for a mark, which is not worth a copy, or if there is no room or the copy failed.
+        """
         assert isinstance(snapshot.location, int)
         if self._pool.is_mark(snapshot.location):
             return None
@@ -125,7 +132,10 @@ class Snapshots:
             self._pool.free_snapshot(snapshot.location)
 
     def lock_prefix(self, cache_salt: str, prompt: Tokens) -> CacheHandle | None:
-        """Lock the longest cached prefix of a prompt, so that it is not evicted before its prefill."""
+        """Lock the longest cached prefix of a prompt, so that the entry is not evicted before the prefill.
+
+        Returns a handle for `unlock_prefix`; None if no prefix is cached.
+        """
         found = self.cache.match_prefix(cache_salt, prompt) if cache_salt else None
         if found is None:
             return None
@@ -134,16 +144,17 @@ class Snapshots:
         return found, [] if isinstance(location, HostSnapshot) else self._pool.ref_pages(location)
 
     def unlock_prefix(self, handle: CacheHandle | None) -> None:
-        """Unlock what `lock_prefix` returned."""
+        """Unlock the entry of a handle from `lock_prefix`; None does nothing."""
         if handle is not None:
             handle[0].lock_ref -= 1
             self._pool.allocator.unref(handle[1])
 
 
 def pages_to_reserve(tokens: int, handle: CacheHandle | None) -> int:
-    """Return the pages to reserve: those of `tokens`, less the full pages of the matched prefix, plus one.
+    """Return how many pages to reserve for a sequence of `tokens` tokens that starts from a locked prefix.
 
-    The one is for the prefix's last page, which is copied on write. An entry on the host shares no pages.
+    The full pages of the prefix are shared, except for an entry on the host. The prefix's last page is copied
+    on write, so one more page is reserved. Returns 0 for 0 tokens.
     """
     if not tokens:
         return 0

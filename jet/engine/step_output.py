@@ -15,12 +15,12 @@ class StepFuture:
     """The next token of one sequence, which the device may still be computing."""
 
     def __init__(self, wait: Callable[[], tuple[int, TokenLogprobs | None]]) -> None:
-        """`wait` blocks until the step has finished and returns what `result` returns."""
+        """`wait` blocks until the step has finished; `result` returns its value."""
         self._wait = wait
 
     @classmethod
     def completed(cls, compute: Callable[[], tuple[int, TokenLogprobs | None]]) -> StepFuture:
-        """Call `compute` at once and keep its result, or the FloatingPointError that it raises."""
+        """Call `compute` at once; return a future of its result, or of the FloatingPointError that it raises."""
         try:
             result = compute()
         except FloatingPointError as error:
@@ -28,7 +28,7 @@ class StepFuture:
         return cls(lambda: result)
 
     def result(self) -> tuple[int, TokenLogprobs | None]:
-        """Wait for the token and return it with its log-probabilities, None where none were requested.
+        """Wait for the token; return it and its log-probabilities, or None if none were requested.
 
         Raises FloatingPointError if the sequence's logits are NaN.
         """

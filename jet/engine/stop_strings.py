@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class StopMatcher:
-    """Passes on text, which comes in parts, up to the stop string that begins first in the whole text.
+    """Passes on a text that comes in parts, up to the stop string that begins first in the whole text.
 
     Text that may be the beginning of a stop string is withheld until what follows decides it.
 
@@ -22,7 +22,10 @@ class StopMatcher:
         self._at_start = skip_leading  # nothing but stop strings has come
 
     def push(self, text: str, last: bool = False) -> str:
-        """Add a part of the text; return the text that can be passed on, with `last` all that is left."""
+        """Add a part of the text; return the text that can be passed on now.
+
+        `last`: whether the text ends with this part, so that nothing is withheld.
+        """
         if self.matched:
             return ""
         if not self.stops:
@@ -42,7 +45,7 @@ class StopMatcher:
         return text[: len(text) - withheld]
 
     def _skip_leading_stops(self, text: str, last: bool) -> int:
-        """Return how many leading characters are stop strings; record when the beginning is over."""
+        """Return how many leading characters are stop strings; note when other text has come."""
         at = 0
         while at < len(text):
             rest = text[at:]

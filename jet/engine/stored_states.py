@@ -2,8 +2,8 @@
 
 Once a request has ended and the engine is idle, two of its snapshots are stored: the last one, from which
 Continue resumes, and an earlier one, which still matches if the last words are edited. If the disk has a
-longer matching snapshot than the cache, it is loaded into the cache before the request starts. Results do not
-change.
+longer matching snapshot than the cache, it is loaded into the cache before the request starts. The answers are
+the same as without stored states.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def open_store(folder: StateFolder, identity: str) -> DiskStore | None:
 class StoredStates:
     """Stores and loads the snapshots of one model runner; without a store it does nothing.
 
-    Used on the device thread, but for `forget`.
+    Used on the device thread only, except for `forget`.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class StoredStates:
             self._noted.append(sequence)
 
     def store_next(self) -> bool:
-        """Copy the snapshots of one noted request for writing; False if no other request is noted."""
+        """Copy the snapshots of one noted request for writing; return False if no request is noted."""
         self._drop_forgotten()
         if self._store is None:
             return False
@@ -77,7 +77,10 @@ class StoredStates:
         return True
 
     def load(self, cache_salt: str, prompt: Tokens) -> None:
-        """Load the longest stored snapshot of a prompt into the cache, unless the cache has one as long."""
+        """Load the longest stored snapshot of a prompt into the cache, if the cache has none of this length.
+
+        Does nothing if there is no memory for the snapshot now.
+        """
         self._drop_forgotten()
         if self._store is None or not is_durable(cache_salt):
             return
@@ -102,7 +105,7 @@ class StoredStates:
             self._store.on_change = on_change
 
     def close(self) -> None:
-        """Store the chosen snapshots, and wait until they are written."""
+        """Store the snapshots of all noted requests, and wait until they are written."""
         while self.store_next():
             pass
         if self._store is not None:

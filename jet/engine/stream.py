@@ -18,8 +18,8 @@ _POLL_S = 1.0
 class Channel:
     """A queue of chunks from the engine to one consumer.
 
-    The engine references the channel and not the stream, so that an abandoned stream is garbage collected,
-    which aborts its request.
+    The engine references the channel and not the stream. So an abandoned stream is garbage collected, and this
+    aborts its request.
 
     Attributes:
         aborted: set by the consumer, checked by the engine before each step.
@@ -31,10 +31,10 @@ class Channel:
         alive: Callable[[], bool],
         on_abort: Callable[[], object] | None = None,
     ) -> None:
-        """`alive` returns whether the engine still runs.
+        """Create a queue that contains the chunk `first`.
 
-        `on_abort` is called by `abort`, for engines that do not check `aborted` in steps; it must take no
-        lock.
+        `alive` returns whether the engine still runs. `on_abort` is called by `abort`, for engines that do not
+        check `aborted` before each step; it must take no lock.
         """
         self._condition = threading.Condition()
         self._chunks = [first]
@@ -51,7 +51,7 @@ class Channel:
         return self._last.stats.finish_reason is not None
 
     def put(self, chunk: TokenChunk) -> None:
-        """Send a chunk; ignored after one with a finish reason."""
+        """Send a chunk; does nothing after a chunk with a finish reason."""
         with self._condition:
             if self.ended:
                 return
@@ -64,15 +64,15 @@ class Channel:
             listener(ended)
 
     def fail(self, error: str, reason: str = "error") -> None:
-        """End the stream with an error of the engine; `reason` is its finish reason."""
+        """End the stream with the error message `error` and the finish reason `reason`."""
         with self._condition:
             stats = replace(self._last.stats, phase="done", finish_reason=reason, error=error)
             self.put(TokenChunk("", (), replace(stats, queue_position=0)))
 
     def take(self, not_before: float = -math.inf) -> list[TokenChunk]:
-        """Wait for at least one chunk and return all; an empty list after the end of the stream.
+        """Wait for at least one chunk and return all that have come; an empty list after the stream's end.
 
-        `not_before`: the monotonic time in seconds before which it does not return, unless the stream ends.
+        `not_before`: the monotonic time in seconds until which to wait in any case, unless the stream ends.
         """
         with self._condition:
             while not self.ended:
@@ -89,7 +89,7 @@ class Channel:
     def listen(self, listener: Callable[[bool], object]) -> None:
         """Call `listener` now and for every further chunk. Its argument says whether the stream has ended.
 
-        The listener runs on the engine's thread, which waits for it.
+        Calls for further chunks are made on the engine's thread, which waits for the listener.
         """
         with self._condition:
             self._listener = listener
@@ -127,7 +127,7 @@ class LocalStream:
             yield from chunks
 
     def chunks(self, interval_s: float = 0.0) -> Iterator[TokenChunk]:
-        """Yield merged chunks, at most one per `interval_s`; the first and the last come at once."""
+        """Yield merged chunks, at most one every `interval_s` seconds; the first and the last come at once."""
         due = -math.inf
         while chunks := self._channel.take(due):
             due = time.monotonic() + interval_s

@@ -202,9 +202,7 @@ def _guided(
         if rng.random() >= chance:
             break
         _tell_made_up(telling, story, rng)
-    wishes_something = rng.random() < mix.wish * (2 if is_ending else 1)
-    if wishes_something:
-        _wish(telling, is_ending, rng)
+    wishes_something = rng.random() < mix.wish * (2 if is_ending else 1) and _wish(telling, is_ending, rng)
     if not (telling.memory or telling.lore or telling.note):
         return telling.text
     if not (is_ending or wishes_something) and rng.random() < mix.cut:
@@ -372,19 +370,23 @@ def _between_sentences(text: str, start: int, end: int) -> list[int]:
     return places
 
 
-def _wish(telling: _Telling, is_ending: bool, rng: np.random.Generator) -> None:
-    """Add to the guidance a wish that the text fulfills: for its length, or for its end."""
+def _wish(telling: _Telling, is_ending: bool, rng: np.random.Generator) -> bool:
+    """Add to the guidance a wish that the text fulfills: for its length, or for its end.
+
+    Returns whether there is such a wish: none for the length of a text that has long begun.
+    """
     text, visible, note = telling.text.text, telling.visible, telling.note
     if is_ending:
         says = wishes.ending(len(_WORDS.findall(text[visible:])), rng)
     elif visible <= 900:
         says = wishes.length(len(_WORDS.findall(text)), rng)
     else:
-        return
+        return False
     if rng.random() < 0.2:
         telling.memory.append(says)
     else:
         telling.note = f"{note} {says}" if note and rng.random() < 0.4 else says
+    return True
 
 
 def _says(fact: Fact, rng: np.random.Generator) -> str:

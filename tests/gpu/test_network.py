@@ -145,10 +145,10 @@ def test_prefill_of_8192_tokens_agrees_with_the_recurrence(
         given.append(arguments)
         return gated_delta_rule.gated_delta_rule(*arguments)
 
-    monkeypatch.setattr("jet.modeling.model.gated_delta_rule", noting)
+    monkeypatch.setattr("jet.modeling.jet_block.gated_delta_rule", noting)
     chunked = _logits_and_states(model, ids)
     monkeypatch.setattr(
-        "jet.modeling.model.gated_delta_rule", gated_delta_rule.naive_recurrent_gated_delta_rule
+        "jet.modeling.jet_block.gated_delta_rule", gated_delta_rule.naive_recurrent_gated_delta_rule
     )
     recurrent = _logits_and_states(model, ids)
     own = _errors_of_the_rule(given)

@@ -1,4 +1,4 @@
-"""WhitespaceBoundary: removes blanks from an answer that the prompt ends in already."""
+"""WhitespaceBoundary: removes leading blanks from an answer if the typed prompt already ends in a blank."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class WhitespaceBoundary:
         self._begun = typed == sent  # whether blanks belong to the answer now
 
     def strip(self, text: str, logprobs: tuple[TokenLogprobs, ...]) -> tuple[str, tuple[TokenLogprobs, ...]]:
-        """Return a chunk's text and log-probabilities without leading blanks that the prompt ends in."""
+        """Return a chunk's text and log-probabilities without the leading blanks of the answer."""
         if self._begun or not text:
             return text, logprobs
         shown = strip_leading(text)

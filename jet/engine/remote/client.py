@@ -1,9 +1,9 @@
 """RemoteEngine: an engine on any OpenAI-compatible server.
 
     caller's thread   submit ── Channel ── chunks
-    "jet-remote"      one event loop with a task for each request, cancelled by an abort
+    "jet-remote"      one event loop with a task for each request, canceled by an abort
 
-Cancelling a task closes its connection, which tells the server to stop. A request is retried only until its
+Canceling a task closes its connection, which tells the server to stop. A request is retried only until its
 first text has come.
 """
 
@@ -70,12 +70,12 @@ class RemoteOptions:
     """Timeouts and retries, in seconds, with the defaults.
 
     Attributes:
-        connect_s: timeout for a connection.
+        connect_s: timeout for opening a connection.
         first_token_s: timeout from a request to its first text; the server may have a queue of its own.
         silence_s: timeout between two chunks of text.
-        attempts: most attempts before the first text.
+        attempts: most attempts (a number) before the first text.
         pause_s: wait before the second attempt; doubled before each further one.
-        most_pause_s: longest wait that a server may ask for; beyond that it is reported as busy.
+        most_pause_s: longest wait before another attempt. If a server asks for more, the request fails.
     """
 
     connect_s: float = 5.0
@@ -88,11 +88,11 @@ class RemoteOptions:
 
 @dataclass(frozen=True)
 class RemoteConfig:
-    """An OpenAI-compatible server to use as the engine, with the defaults.
+    """An OpenAI-compatible server to use as the engine.
 
     Attributes:
         url: its base address, "http://host:port/v1".
-        model: the server's name of the model; None for its first.
+        model: the server's name of the model; None for the first model that the server offers.
         context: most tokens of a request, prompt included; None for the server's limit.
     """
 
@@ -101,7 +101,7 @@ class RemoteConfig:
     context: int | None = None
 
     def create(self) -> RemoteEngine:
-        """Connect to the server and ask for its models. Raises RemoteError."""
+        """Connect to the server and ask for its models. Raises RemoteError if it cannot be used."""
         return RemoteEngine(self)
 
 
@@ -130,7 +130,7 @@ class _RemoteRequest:
 
     @property
     def has_text(self) -> bool:
-        """Return whether text has come, after which a retry would repeat it."""
+        """Return whether any text has come; a retry would then repeat it."""
         return self.wrote or self.meter.tokens > 0
 
 
@@ -232,9 +232,9 @@ class RemoteEngine:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def _soon(self, act: Callable[..., object], *arguments: object) -> None:
-        """Call a function on the event loop, if it still runs.
+        """Call a function on the event loop, if the loop still runs.
 
-        Takes no lock: the garbage collector may abort a stream, which comes this way.
+        Takes no lock, since the garbage collector may call this at any moment, to abort a stream.
         """
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(act, *arguments)
@@ -315,7 +315,10 @@ class RemoteEngine:
         return _finish_reason(req, req.reason, self._budget.most_new)
 
     async def _ask(self, req: _RemoteRequest, body: dict[str, object], patience: anyio.CancelScope) -> None:
-        """Send the request, following safe redirects, and stream the answer."""
+        """Send the request, following safe redirects, and stream the answer to the consumer.
+
+        `patience`: the timeout, whose deadline moves with each chunk of text.
+        """
         address: httpx.URL | str = "completions"
         for _ in range(MOST_REDIRECTS):
             async with self._client.stream("POST", address, json=body) as answer:
@@ -361,7 +364,7 @@ class RemoteEngine:
         return bool(new or chunk.text or chunk.finish_reason)
 
     def _count(self, req: _RemoteRequest, chunk: CompletionChunk) -> int:
-        """Return the number of new tokens in a chunk."""
+        """Return the number of new tokens in a chunk; store the prompt's token counts that it contains."""
         if chunk.prompt_tokens and chunk.prompt_tokens != req.prompt_tokens:
             req.prompt_tokens = chunk.prompt_tokens
             self._budget.count(req.request.prompt, chunk.prompt_tokens)
@@ -404,7 +407,10 @@ class RemoteEngine:
 
 
 def _fraction_at(length: int, before: int, new: int) -> float | None:
-    """Return the fraction of `new` tokens that reaches `length` after `before` tokens; None if none does."""
+    """Return the fraction of `new` tokens after which an answer of `before` tokens is `length` tokens long.
+
+    Returns None if it stays shorter, and 0 if it had this length before.
+    """
     if before + new < length:
         return None
     return 0.0 if before >= length else (length - before) / new
@@ -437,7 +443,10 @@ def _too_long(error: ContextLengthError, budget: TokenBudget) -> RemoteError:
 
 
 def _finish_reason(req: _RemoteRequest, reason: str, most_new: int | None) -> str:
-    """Map the server's finish reason to the engine's; servers say "length" for a full context, too."""
+    """Map the server's finish reason to the engine's; servers say "length" for a full context, too.
+
+    Raises RemoteError if the server ended the answer because of a failure.
+    """
     word = reason.lower()
     if word in _FAILED:
         raise RemoteError(f"The engine’s server ended the story: {redact(reason)[:40]}. {KEPT}")

@@ -26,9 +26,10 @@ CIRCLES = "The engine’s server sends this page in circles: give the address th
 async def ask_models(
     server: Server, client: httpx.AsyncClient, wanted: str | None, patience_s: float
 ) -> ServedModel:
-    """Return the model `wanted`, or the server's first. Sets `client.base_url` to a redirect's target.
+    """Return the model named `wanted`; for None, the server's first model.
 
-    Raises RemoteError.
+    If the server redirects to another address, `client.base_url` is set to this address. `patience_s`: the
+    timeout of each question in seconds. Raises RemoteError if the server cannot be used.
     """
     try:
         with anyio.fail_after(2 * patience_s):
@@ -61,9 +62,10 @@ async def _get(client: httpx.AsyncClient, path: str) -> httpx.Response:
 
 
 async def _ask_further(client: httpx.AsyncClient, patience_s: float, routed: bool) -> tuple[int | None, str]:
-    """Ask for context and kind of a server whose list of models lacks them; return None and "" if unknown.
+    """Ask a server for its context in tokens and its kind, if its list of models lacks the context.
 
-    llama.cpp answers `/props`; a router of SGLang or vLLM passes `/get_model_info` on to an engine.
+    llama.cpp answers `/props`. With `routed`, the server is a router, which passes `/get_model_info` on to an
+    engine. Returns None and "" if unknown.
     """
     root = client.base_url
     if root.path.endswith("/v1/"):

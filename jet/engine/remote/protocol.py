@@ -89,7 +89,7 @@ class CompletionChunk:
         prompt_tokens: the server's count of prompt tokens; None if not in this event.
         cached_tokens: the number of prompt tokens that the server had cached; None if not in this event.
         finish_reason: set in the last event with text: "stop", "length", "banned", or the server's own word.
-        oddity: what is wrong with an event without content; "" for keep-alive events.
+        oddity: a description of the fault in an event without content; "" for keep-alive events.
     """
 
     text: str = ""
@@ -128,7 +128,10 @@ def read_models(answer: str, wanted: str | None) -> ServedModel:
 
 
 def read_model_info(answer: str) -> tuple[int | None, str]:
-    """Parse an engine's `/get_model_info`; return context and kind of server, None and "" if not given."""
+    """Parse an engine's `/get_model_info`; return the context in tokens and the kind of server.
+
+    Returns None and "" for those that it does not contain.
+    """
     try:
         said = _object(answer)
     except ProtocolError:
@@ -137,7 +140,10 @@ def read_model_info(answer: str) -> tuple[int | None, str]:
 
 
 def read_properties(answer: str) -> tuple[int | None, str]:
-    """Parse llama.cpp's `/props`; return the context in tokens (None if not given) and ""."""
+    """Parse llama.cpp's `/props`; return the context in tokens, None if not given.
+
+    The second value is "", since the answer does not contain the kind of server.
+    """
     try:
         said = _object(answer)
     except ProtocolError:
@@ -203,7 +209,7 @@ def completion(request: Request, model: ServedModel, max_tokens: int | None = No
 def public_name(cache_salt: str) -> str:
     """Return a public name for the user with this `cache_salt`, by which a server may limit requests.
 
-    The secret salt cannot be derived from it. It is the same in every process of one page.
+    The name does not reveal the secret salt. It is the same in every process of one page.
     """
     return hashlib.sha256(b"jet user\0" + cache_salt.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
@@ -211,8 +217,8 @@ def public_name(cache_salt: str) -> str:
 def read_chunk(data: str, logprobs_due: bool = True) -> CompletionChunk:
     """Parse one event of a completion. Raises ProtocolError, or ServerError if it reports an error.
 
-    Other events of servers (words, lists, usage without choices) become chunks without content. Unreadable
-    log-probabilities raise an error only if `logprobs_due`.
+    Other events (words, lists, usage without choices) become chunks without content. Unreadable
+    log-probabilities raise ProtocolError only if `logprobs_due`, and are left out otherwise.
     """
     if not data.strip() or data.lstrip()[0] not in "{[":
         return CompletionChunk(oddity="it is not JSON" if data.strip() else "")
@@ -252,7 +258,7 @@ def read_chunk(data: str, logprobs_due: bool = True) -> CompletionChunk:
 def _text_of(choice: object) -> str | None:
     """Return the text of a choice, which may end in half a character.
 
-    Returns "" if it has none, None if malformed.
+    Returns "" if the choice has no text, None if it is malformed.
     """
     if not isinstance(choice, dict):
         return None
@@ -301,7 +307,11 @@ def error_sizes(answer: str) -> str:
 
 
 def _logprobs(logprobs: object, due: bool) -> tuple[TokenLogprobs, ...] | None:
-    """Parse log-probabilities in OpenAI's completions or chat format; llama.cpp uses chat for both."""
+    """Parse log-probabilities in OpenAI's completions or chat format; llama.cpp uses the latter for both.
+
+    Returns None if there are none or they are unreadable. Raises ProtocolError in the latter case if they are
+    `due`.
+    """
     if not isinstance(logprobs, dict) or not any(logprobs.values()):
         return None
     try:

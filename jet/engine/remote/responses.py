@@ -71,8 +71,9 @@ async def iter_chunks(
 ) -> AsyncGenerator[CompletionChunk, None]:
     """Yield the chunks of a completion until `[DONE]` or the end of the connection.
 
-    Half a character at the end of an event is joined with the next one. `[DONE]` without a finish reason
-    counts as "stop". Raises ProtocolError and StreamError.
+    Half a character at the end of an event is joined with the text of the next event. `[DONE]` without a
+    finish reason counts as "stop". Raises ServerError if the server reports an error, ProtocolError and
+    StreamError if the answer cannot be read.
     """
     if _kind(answer) == _WHOLE:
         chunk = read_chunk(await _beginning(answer, _MOST_WHOLE, None), logprobs_due)
@@ -109,9 +110,10 @@ def _is_high_half(character: str) -> bool:
 
 
 async def check(answer: httpx.Response, through: str = "") -> None:
-    """Raise the error of an answer that is no completion.
+    """Check that an answer is a completion.
 
-    `through`: a sentence that names a proxy in between.
+    Raises RemoteError for a status other than 200, ProtocolError for another type of content. `through`: a
+    sentence for the message that names a proxy in between; "" without one.
     """
     kind = _kind(answer)
     if answer.status_code == 200 and kind in (*_STREAMS, _WHOLE):
@@ -128,7 +130,10 @@ def _kind(answer: httpx.Response) -> str:
 
 
 async def _beginning(answer: httpx.Response, most: int = 65_536, wait_s: float | None = 2.0) -> str:
-    """Read up to `most` bytes of an answer, for at most `wait_s`, since some never end."""
+    """Return the text of an answer's first `most` bytes, or of those that come within `wait_s` seconds.
+
+    Some answers never end. `wait_s`: None for no time limit.
+    """
     found = bytearray()
     with anyio.move_on_after(wait_s), suppress(httpx.HTTPError):
         async for data in answer.aiter_bytes():
@@ -141,8 +146,8 @@ async def _beginning(answer: httpx.Response, most: int = 65_536, wait_s: float |
 def next_address(answer: httpx.Response) -> httpx.URL | None:
     """Return the target of a redirect, if text and key may be sent there; None if it is no redirect.
 
-    Allowed are the same host and port, and http to https on the same host. Raises RemoteError with the target
-    otherwise.
+    The same host and port is allowed, and so is a change from http to https on the same host. Raises
+    RemoteError for any other redirect; the message has the target.
     """
     if answer.status_code not in REDIRECTS:
         return None
@@ -173,7 +178,14 @@ def _port(url: httpx.URL) -> int:
 def error_from_status(
     status: int, text: str, retry_after: str | None = None, through: str = ""
 ) -> RemoteError:
-    """Return the error for a status other than 200. `through`: a sentence that names a proxy in between."""
+    """Return the error for an answer with an HTTP status other than 200.
+
+    Args:
+        status: the HTTP status.
+        text: the body of the answer.
+        retry_after: the answer's header of this name, seconds as text; None if it has none.
+        through: a sentence for the message that names a proxy in between; "" without one.
+    """
     said = error_message(text) if text.lstrip().startswith("{") else ""
     words = f"{said}{error_sizes(text)}" if said else whole(text)
     message = f"The engine’s server refuses this ({status}){': ' + said if said else ''}."

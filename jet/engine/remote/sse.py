@@ -15,7 +15,7 @@ MAX_EVENT = 2**20  # characters; far longer than any event of a completion
 
 
 class StreamError(ValueError):
-    """The bytes are no server-sent events."""
+    """The bytes cannot be read as server-sent events."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ async def read_events(stream: AsyncIterable[bytes]) -> AsyncGenerator[Event, Non
     """Yield each event as soon as it is complete; skip comments.
 
     Lines end in LF, CR or CR LF, a byte order mark may come first, and bytes may be split anywhere. The
-    standard drops an event without an empty line after it; here it is yielded with `whole` False. If the
-    connection breaks, such an event is yielded before the error is raised. Raises StreamError.
+    standard drops an event without an empty line after it; here such an event is yielded with `whole` False.
+    If the connection breaks, this event is yielded before the httpx.TransportError is raised. Raises
+    StreamError if the bytes cannot be read as events.
     """
     text = _Text(stream)
     async with aclosing(EventSource(cast(httpx.Response, text)).aiter_sse()) as events:
@@ -87,7 +88,7 @@ class _Text:
 
 
 def _whole(data: str) -> str:
-    """Decode surrogates that some servers send as UTF-8 bytes. Raises StreamError if it is not UTF-8."""
+    """Decode surrogates that some servers send as UTF-8 bytes. Raises StreamError if `data` is not UTF-8."""
     if data.isascii():
         return data
     try:

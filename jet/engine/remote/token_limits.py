@@ -67,12 +67,12 @@ class RefusedLimits:
 
     @property
     def anything(self) -> bool:
-        """Return whether the message contains any limit."""
+        """Return whether the message contains a limit: `context` or `most_new`."""
         return (self.context or self.most_new) is not None
 
 
 def read_refusal(words: str, max_tokens: int) -> RefusedLimits:
-    """Parse the limits in an error message to a request for `max_tokens`."""
+    """Return the limits in an error message, which answers a request for `max_tokens` new tokens."""
     text = " ".join(words.split()).lower()
     if not re.search(r"context|token|length|n_ctx", text):
         return RefusedLimits()
@@ -92,7 +92,7 @@ def _first(patterns: list[str], text: str) -> int | None:
 
 
 def estimate_tokens(text: str) -> int:
-    """Estimate the tokens of a text, rather too high."""
+    """Estimate the number of tokens of a text; the estimate is rather too high than too low."""
     return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
@@ -110,18 +110,24 @@ class TokenBudget:
             self._counted = len(prompt.encode("utf-8", "replace")), tokens
 
     def afford(self, prompt: str, wanted: int) -> int:
-        """Return how many of the `wanted` new tokens to ask for; at least 1, since estimates may be wrong."""
+        """Return how many new tokens to ask for: `wanted`, or as many as the server accepts with this prompt.
+
+        Returns at least 1, since the limits are partly estimates.
+        """
         most = wanted if self.most_new is None else min(wanted, self.most_new)
         if self.context is not None:
             most = min(most, self.context - self._expected(prompt))
         return max(1, most)
 
     def after(self, words: str, prompt: str, asked: int) -> int | None:
-        """Return how many new tokens to ask for after an error message.
+        """Return how many new tokens to ask for after a rejected request; None if fewer would not help.
 
-        Returns None if asking for fewer would not help.
+        The limits in the error message are recorded.
 
-        Records the limits that the message contains. `asked`: the new tokens of the rejected request.
+        Args:
+            words: the server's error message.
+            prompt: the prompt of the rejected request.
+            asked: the number of new tokens that the rejected request asked for.
         """
         said = read_refusal(words, asked)
         self.context = said.context or self.context

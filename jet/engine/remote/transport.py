@@ -23,8 +23,8 @@ class Server:
         address: without user info, query or fragment; ends in a slash.
         query: query parameters of the given address, sent with every call.
         login: name and password from the address; None if it has none.
-        key: sent as a bearer token if there is no `login`.
-        proxy: None for a direct connection, as always to this machine.
+        key: sent as a bearer token if there is no `login`; None if there is no key.
+        proxy: the proxy to connect through; None for a direct connection, as always to this machine.
     """
 
     address: httpx.URL
@@ -61,7 +61,10 @@ class Server:
         return f" It was asked through the proxy {self.proxy.shown} of {self.proxy.variable}."
 
     def client(self, connect_s: float) -> httpx.AsyncClient:
-        """Make an HTTP client for the server. Raises RemoteError if the proxy cannot be used."""
+        """Make an HTTP client for the server, with a timeout of `connect_s` seconds for connecting.
+
+        Raises RemoteError if the proxy cannot be used.
+        """
         bearer = {"Authorization": f"Bearer {self.key}"} if self.key and self.login is None else {}
         try:
             # With an explicit transport, httpx does not look for proxies in the environment.

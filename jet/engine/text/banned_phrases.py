@@ -17,8 +17,8 @@ A phrase is one or more words. The rules of matching:
 A phrase ends where its last word ends, which only the next character shows: "testament" may become
 "testamentary".
 
-A matcher is a graph whose edges are characters. The state of a search is immutable, so that text can be taken
-back by going on from an earlier state.
+A matcher is a graph whose edges are characters. The state of a search is immutable. To take text back, a caller
+continues from an earlier state.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class _Node:
 
 
 class _Thread(NamedTuple):
-    """A match in progress: the begin of its phrase, its node, and the length of the present gap."""
+    """A match in progress: the start of its phrase, its node, and the characters of the present gap."""
 
     start: int
     node: _Node
@@ -115,15 +115,15 @@ class State(NamedTuple):
 
     @property
     def held_from(self) -> int | None:
-        """Return the begin of the earliest match in progress; None if there is none."""
+        """Return the position where the earliest match in progress starts; None if there is none."""
         starts = [one.start for one in (*self.words, *self.literal)]
         return max(min(starts), 0) if starts else None
 
     @property
     def banned_if_ended(self) -> int | None:
-        """Return the begin of a phrase that would be complete if the text ended here.
+        """Return the position where a phrase starts that would be complete if the text ended here.
 
-        Returns None if there is none.
+        Returns None if there is no such phrase.
         """
         if self.letter < 0:
             return None
@@ -132,13 +132,13 @@ class State(NamedTuple):
 
 
 class _Move(NamedTuple):
-    """The change that a text makes to a state. Positions count from that of the state.
+    """The change that a text makes to a state. Positions are relative to the state's position.
 
     Attributes:
-        length: characters read.
-        letter: the last letter or digit; None if there is none.
+        length: the number of characters that were read.
+        letter: the position of the last letter or digit; None if there is none.
         in_word, words, literal: as in `State`.
-        start: the begin of a phrase that is complete; None if none is.
+        start: the position where a complete phrase starts; None if no phrase is complete.
     """
 
     length: int
@@ -159,7 +159,7 @@ class PhraseMatcher:
     def __init__(self, phrases: Iterable[str], stops: Iterable[str] = ()) -> None:
         """`stops`: stop strings, at which the answer is cut. A phrase also ends where one of them begins.
 
-        Raises BannedPhraseError for a phrase with nothing to find.
+        Raises BannedPhraseError for a phrase that is blank or has too many words.
         """
         self._words, self._literal, self._stops = _Node(), _Node(), _Node()
         self._beginnings: dict[tuple[tuple[object, ...], ...], _Node] = {}  # of words, by the words before
@@ -182,10 +182,10 @@ class PhraseMatcher:
     def advance(self, state: State, text: str) -> tuple[State, int | None]:
         """Read the next part of the answer.
 
-        Returns the new state and the begin of a completed phrase, or None.
-
-        Reading stops at the first character that completes a phrase; of several, the one that begins last is
-        returned. Phrases that end before the answer do not count; the begin of one that began there is 0.
+        Reading stops at the first character that completes a phrase. Returns the new state and the position
+        where this phrase starts; None for the latter if no phrase is complete. If several phrases are complete,
+        the latest start is returned. The start of a phrase that starts before the answer is 0. Phrases that
+        end before the answer do not count.
         """
         position = state.position
         if state.letter < 0 or position < 0 or len(text) > _LONG:  # what counts depends on the answer's begin
@@ -204,7 +204,7 @@ class PhraseMatcher:
         return after, None if move.start is None else max(position + move.start, 0)
 
     def _move(self, state: State, text: str) -> _Move:
-        """Read a text and return what it does to a state."""
+        """Read a text and return the change that it makes to a state."""
         at = state.position
         after, start = self._advance(state, text)
         letter = None if after.letter == state.letter else after.letter - at
@@ -213,7 +213,7 @@ class PhraseMatcher:
         return _Move(after.position - at, letter, after.in_word, words, literal, begin)
 
     def _advance(self, state: State, text: str) -> tuple[State, int | None]:
-        """Read a text character by character, up to the first that completes a phrase."""
+        """Read a text character by character, up to the first character that completes a phrase."""
         for character in text:
             state, found = self._read(state, character)
             if found:
@@ -221,7 +221,7 @@ class PhraseMatcher:
         return state, None
 
     def _read(self, state: State, character: str) -> tuple[State, list[int]]:
-        """Read one character; return the new state and the begins of the phrases that it completes."""
+        """Read one character; return the new state and the starts of the phrases that it completes."""
         at, letter, in_word, words, literal = state
         found: list[int] = []
         if self._stops.children and letter >= 0:
@@ -264,7 +264,10 @@ class PhraseMatcher:
         return tuple(one for one in threads if one.node.children), found
 
     def _add(self, phrase: str) -> int:
-        """Add a phrase to the graph; return the greatest length of a match in characters."""
+        """Add a phrase to the graph; return the greatest length of a match in characters.
+
+        Raises BannedPhraseError if the phrase is blank or has too many words.
+        """
         words = _words_of(phrase)
         if not words:
             if not phrase.strip(" "):
@@ -296,12 +299,12 @@ class PhraseMatcher:
 
 
 def _moved(threads: tuple[_Thread, ...], by: int) -> tuple[_Thread, ...]:
-    """Return threads whose phrases begin `by` characters later."""
+    """Return matches in progress with `by` added to the starts of their phrases."""
     return tuple(_Thread(start + by, node, gap) for start, node, gap in threads) if threads else ()
 
 
 def _walk(thread: _Thread, folded: str) -> Iterator[_Thread]:
-    """Yield the matches in progress that one becomes with a further folded character."""
+    """Yield the matches in progress that continue `thread` with the folded character `folded`."""
     start, node, gap = thread
     for place in node.gaps if gap else (node,):
         child = place.children.get(folded)
@@ -363,7 +366,10 @@ def _words_of(phrase: str) -> list[_Word]:
 
 
 def inflections(word: str) -> list[str]:
-    """Return a folded word and its regular English forms, without apostrophes; only itself if it has none."""
+    """Return a folded word and its regular English forms, without apostrophes.
+
+    Returns only the word if it has no such forms, such as a function word.
+    """
     if len(word) < _MIN_INFLECTED or not (word.isascii() and word.isalpha()) or word in _FIXED:
         return [word]
     forms = [word]
@@ -392,7 +398,7 @@ def inflections(word: str) -> list[str]:
 def _fold(character: str) -> tuple[str, ...]:
     """Return the folded letters of a character.
 
-    Returns `(_GAP,)` for one that separates words, () for one to ignore.
+    Contains `_GAP` for a character that separates words; empty for a character to ignore.
     """
     if character in _APOSTROPHES:
         return ()
