@@ -2,9 +2,9 @@
 
 A recurrent state cannot be truncated. A sequence that may be rolled back therefore keeps marks: snapshots of
 its state, with the next token's logits where they are known. The keys and values of full attention are not
-copied: the sequence still has their pages, and those of removed tokens are overwritten. Marks are prefix-cache
-entries that no request matches, so the cache counts and evicts them like any other entry. If no mark is left,
-the sequence is prefilled again.
+copied: the sequence still has their pages, and those of removed tokens are overwritten. Marks are entries of
+the prefix cache that no request matches, so the cache counts and evicts them like any other entry. If no mark
+is left, the sequence is prefilled again.
 
 Without overlapped steps, a mark is set at exactly the tokens that may be removed, at the cost of one state
 copy each. With overlapped steps, the host knows a token too late for this. In batches of up to `MARKED_ROWS`

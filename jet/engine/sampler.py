@@ -1,8 +1,8 @@
 """HostSampler: draws the next token of one request from its logits, in plain PyTorch, with every sampler.
 
 `jet.ops.triton.fused_sampling` and `final_samplers` draw on a GPU instead. They lack DRY, which needs the
-whole text, the penalties by counts, and all but two orders of samplers. On a CPU, `jet.ops.numba.token_draw`
-makes the last step, the draw, in compiled code.
+whole text, the penalties by counts, and all but two orders of samplers. On a CPU, the compiled code of
+`jet.ops.numba.token_draw` draws where it can.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SpecialTokens:
         stop_ids: ids `[N]` that end a text; never penalized.
         dry_breakers: bool `[V]`, the tokens at which DRY ends a repetition, stop tokens included.
         xtc_special: `dry_breakers` on the device; XTC excludes none of these tokens.
-        drawer: the compiled twin of `jet.ops.sampling.sample`; None on a GPU, or without a compiler.
+        drawer: the compiled twin of `jet.ops.sampling.sample`; None on a GPU, or without numba.
     """
 
     def __init__(
@@ -126,9 +126,10 @@ class HostSampler:
     def sample(self, logits: Tensor, step: int, barred: tuple[int, ...] = ()) -> tuple[int, Tensor]:
         """Draw token number `step`; return it and the logits `[1, V]` after bias and penalties.
 
-        With `raw`, the returned logits are those from before bias and penalties. The tokens in `barred`, drawn
-        in earlier attempts at this step, cannot be drawn; every attempt has its own random numbers. The
-        returned logits still have the values of these tokens, and of stop tokens that `min_tokens` forbids.
+        With `raw`, the returned logits are those from before bias and penalties. The tokens in `barred`,
+        which earlier attempts at this step have drawn, cannot be drawn; every attempt has its own random
+        numbers. The returned logits still have the values of these tokens, and of stop tokens that
+        `min_tokens` forbids.
 
         Raises FloatingPointError if the logits are NaN.
         """
@@ -278,7 +279,8 @@ def make_host_sampler(sequence: Sequence, special_tokens: SpecialTokens) -> Host
 def draw(sampler: HostSampler, logits: Tensor, sequence: Sequence) -> tuple[int, TokenLogprobs | None]:
     """Draw a sequence's next token from `logits` `[1, V]`.
 
-    Returns the token and its log-probabilities; None in place of these if the request wants none. Raises FloatingPointError if the logits are NaN.
+    Returns the token and its log-probabilities; None in place of these if the request wants none. Raises
+    FloatingPointError if the logits are NaN.
     """
     if not sequence.top_logprobs:
         return sampler.draw(logits, sequence.num_generated, sequence.barred_now), None

@@ -1,7 +1,7 @@
 """Snapshots: stores states of sequences in the prefix cache, and restores sequences from it.
 
-A snapshot that the device has no room for moves to host memory. If it is restored from there, it moves back to
-the device.
+A snapshot that the device has no room for moves to host memory. When it is restored from there, it moves back
+to the device.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ def kernels_of(
 ) -> list[CompileJob]:
     """Return a compile job for each kernel that batches of these sizes (in rows) need, longest jobs first.
 
-    `scheme`: "int8" or "int4" for quantized weights, otherwise None. `prefill`: whether to include the kernels
-    of prefill chunks.
+    `scheme`: "int8" or "int4" for quantized weights, otherwise None. `prefill`: whether to include the
+    kernels of prefill chunks.
     """
     from jet.ops.triton.compile_jobs import trace_launches
 

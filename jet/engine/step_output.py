@@ -20,7 +20,7 @@ class StepFuture:
 
     @classmethod
     def completed(cls, compute: Callable[[], tuple[int, TokenLogprobs | None]]) -> StepFuture:
-        """Call `compute` at once; return a future of its result, or of the FloatingPointError that it raises."""
+        """Call `compute` at once; return a future of its result or FloatingPointError."""
         try:
             result = compute()
         except FloatingPointError as error:

@@ -2,7 +2,7 @@
 
 Once a request has ended and the engine is idle, two of its snapshots are stored: the last one, from which
 Continue resumes, and an earlier one, which still matches if the last words are edited. If the disk has a
-longer matching snapshot than the cache, it is loaded into the cache before the request starts. The answers are
+longer matching snapshot than the cache, it is loaded into the cache before the request starts. Answers are
 the same as without stored states.
 """
 

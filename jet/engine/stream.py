@@ -18,7 +18,7 @@ _POLL_S = 1.0
 class Channel:
     """A queue of chunks from the engine to one consumer.
 
-    The engine references the channel and not the stream. So an abandoned stream is garbage collected, and this
+    The engine references the channel and not the stream. So an abandoned stream is garbage collected, which
     aborts its request.
 
     Attributes:
@@ -33,8 +33,8 @@ class Channel:
     ) -> None:
         """Create a queue that contains the chunk `first`.
 
-        `alive` returns whether the engine still runs. `on_abort` is called by `abort`, for engines that do not
-        check `aborted` before each step; it must take no lock.
+        `alive` returns whether the engine still runs. `on_abort` is called by `abort`, for engines that do
+        not check `aborted` before each step; it must take no lock.
         """
         self._condition = threading.Condition()
         self._chunks = [first]
@@ -127,7 +127,7 @@ class LocalStream:
             yield from chunks
 
     def chunks(self, interval_s: float = 0.0) -> Iterator[TokenChunk]:
-        """Yield merged chunks, at most one every `interval_s` seconds; the first and the last come at once."""
+        """Yield merged chunks, at most one every `interval_s` seconds; the first and last come at once."""
         due = -math.inf
         while chunks := self._channel.take(due):
             due = time.monotonic() + interval_s

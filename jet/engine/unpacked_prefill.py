@@ -14,7 +14,7 @@ from jet.cache.pinned import to_device
 
 
 class Part(NamedTuple):
-    """The tokens `[T]` of one sequence in a packed chunk, after the `length` tokens in its slot."""
+    """The next tokens `[T]` of one sequence in a packed chunk; its slot has the `length` tokens before."""
 
     slot: int
     length: int

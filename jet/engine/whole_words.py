@@ -12,6 +12,8 @@ _LAST_WORD = re.compile(r"\s\S*$")
 def whole_words(text: str, is_complete: bool) -> str:
     """Return the beginning of a continuation up to the first end of a sentence or line, without half a word.
 
+    Returns "" if this beginning has no letters or digits.
+
     Args:
         text: the continuation.
         is_complete: whether its last word is known to be whole.

@@ -3,8 +3,9 @@
     this process   submit ── stream ── chunks
     GPU process    `generate`: a generator on the local engine of that process
 
-ZeroGPU forks a process for a call and pickles arguments and results. Its changes are not visible here, so
-stats travel with the text. The process, and the model in it, is kept for a while.
+ZeroGPU forks a process for a call and pickles arguments and results. This process does not see changes that
+the GPU process makes, so stats travel with the text. The GPU process is kept for a while, with the model in
+it.
 """
 
 from __future__ import annotations
@@ -56,13 +57,13 @@ def generate(config: LocalConfig, request: Request, interval_s: float) -> Iterat
 
 
 def loan_seconds(config: LocalConfig, request: Request, interval_s: float) -> int:
-    """Return for how many seconds to borrow the GPU for a request; same arguments as `generate`."""
+    """Return for how many seconds to borrow the GPU for a request; the arguments are those of `generate`."""
     return min(_LONGEST_S, _BEGIN_S + request.sampling.max_new_tokens // _TOKENS_PER_S)
 
 
 @dataclass(frozen=True)
 class ZeroGpuConfig:
-    """The configuration of a model for a lent GPU, with `generate` as wrapped by ZeroGPU."""
+    """The configuration of a model for a lent GPU, and the function `generate` as ZeroGPU has wrapped it."""
 
     config: LocalConfig
     generate: Generate = field(compare=False)
@@ -140,7 +141,7 @@ class ZeroGpuEngine(PromptCounting):
         )
 
     def info(self) -> EngineInfo:
-        """Return the model's properties; of memory, only this process' own."""
+        """Return the model's properties; the only figure of memory is that of this process."""
         reading = hardware.read_process_memory()
         return replace(self._info, process_memory_bytes=reading.process_memory_bytes)
 
@@ -185,7 +186,7 @@ class ZeroGpuStream:
                     return
 
     def abort(self) -> None:
-        """Abort the request when its next chunk comes, which returns the GPU."""
+        """Abort the request as soon as its next chunk comes; the GPU is then returned."""
         self._aborted = True
 
     def _end(self, reason: str, error: str | None = None) -> TokenChunk:

@@ -17,8 +17,8 @@ A phrase is one or more words. The rules of matching:
 A phrase ends where its last word ends, which only the next character shows: "testament" may become
 "testamentary".
 
-A matcher is a graph whose edges are characters. The state of a search is immutable. To take text back, a caller
-continues from an earlier state.
+A matcher is a graph whose edges are characters. The state of a search is immutable. To take text back, a
+caller continues from an earlier state.
 """
 
 from __future__ import annotations
@@ -183,9 +183,9 @@ class PhraseMatcher:
         """Read the next part of the answer.
 
         Reading stops at the first character that completes a phrase. Returns the new state and the position
-        where this phrase starts; None for the latter if no phrase is complete. If several phrases are complete,
-        the latest start is returned. The start of a phrase that starts before the answer is 0. Phrases that
-        end before the answer do not count.
+        where this phrase starts; None for the latter if no phrase is complete. If several phrases are
+        complete, the latest start is returned. A phrase that starts before the answer has the start 0.
+        Phrases that end before the answer do not count.
         """
         position = state.position
         if state.letter < 0 or position < 0 or len(text) > _LONG:  # what counts depends on the answer's begin

@@ -34,9 +34,10 @@ class ChatTemplate:
     between: tuple[TemplatePart, ...]
 
     def encode(self, instruction: str, answer: str, ids: Callable[[str], Tokens]) -> Tokens:
-        """Return the tokens of an instruction and the beginning of its answer. `ids` tokenizes plain text.
+        """Return the tokens of an instruction and the beginning of its answer.
 
-        Adjacent texts are tokenized as one, since tokens may cross their border.
+        `ids` tokenizes plain text. Adjacent texts are tokenized as one, since a token may cross the border
+        between them.
         """
         parts = [*self.before, instruction.strip(), *self.between, answer]
         found: list[Tokens] = []
@@ -64,7 +65,10 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate | None:
 
 
 def split_special(text: str, special: dict[str, int]) -> tuple[TemplatePart, ...]:
-    """Split a section of a template into the ids of special tokens and plain texts."""
+    """Split a text into the ids of special tokens and the plain texts between them.
+
+    `special`: the ids of special tokens by name.
+    """
     longest_first = sorted(special, key=len, reverse=True)
     parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if special else [text]
     return tuple(special.get(part, part) for part in parts if part)

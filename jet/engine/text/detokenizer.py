@@ -30,7 +30,7 @@ class Detokenizer(Protocol):
     """Converts the tokens of one continuation to text."""
 
     def push(self, token: int, skip: int = 0) -> str:
-        """Add a token and return the text that became final with it, possibly none.
+        """Add a token and return the text that became final with it, possibly "".
 
         `skip`: how many of the token's first bytes to leave out, since they belong to the prompt.
         """
@@ -180,7 +180,10 @@ def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Return GPT-2's characters for bytes: printable Latin-1 as itself, the others from U+0100 on."""
+    """Return the byte that each character of GPT-2's byte alphabet stands for.
+
+    Printable Latin-1 characters stand for their own bytes, characters from U+0100 on for the other bytes.
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}

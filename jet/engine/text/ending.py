@@ -1,7 +1,7 @@
 """Ending: extends a story past its requested length until a sentence, paragraph or scene ends.
 
-Text past that length is still streamed. Only the text after a possible end is held back, a few blanks or one
-token, since what follows decides whether the sentence ends there (`"Stop!" he said`).
+Text past the requested length is still streamed. Only the text after a possible end is held back, a few
+blanks or one token, since this text decides whether the sentence ends there (`"Stop!" he said`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Ending:
     """
 
     def __init__(self, end_at: str, prompt: str = "") -> None:
-        """`prompt`: the text before the answer, or its end."""
+        """`end_at`: "sentence", "paragraph" or "scene". `prompt`: the text before the answer, or its end."""
         tail = prompt[-PROMPT_CHARACTERS:]
         self._end_at = end_at
         self._text = tail[tail.rfind("\n") + 1 :]
@@ -54,8 +54,9 @@ class Ending:
     def push(self, text: str, past: float | None = None) -> str:
         """Add a part of the answer; return the text to be shown now.
 
-        `past`: None before the requested length. In the part that reaches it, the fraction of the part before
-        it (1 if it is reached at the part's end); 0 in later parts.
+        `past`: None if the answer is shorter than its requested length after this part. For the part that
+        reaches this length, the fraction of the part that is needed to reach it, at most 1. For later parts,
+        0.
         """
         if self.done:
             return ""
@@ -70,7 +71,10 @@ class Ending:
         return self._look()
 
     def close(self, rest: str = "", cut: bool = True) -> str:
-        """End the answer with `rest`; return the text still to be shown. With `cut`, set `unfinished`."""
+        """Add the last part `rest` and end the answer; return the text still to be shown.
+
+        `cut`: whether to set `unfinished`, if the answer ends with an incomplete sentence.
+        """
         if self.done:
             return ""
         self._text += rest
@@ -82,7 +86,7 @@ class Ending:
         return shown
 
     def _look(self) -> str:
-        """Return the text not shown yet, up to the end if it has been found, else up to a possible end."""
+        """Look for the end; return the text not shown yet, up to this end or else up to a possible end."""
         assert self._limit is not None
         # Behind the asked length and all shown words; blanks may have been shown already.
         least = max(self._start + 1, *(len(self._text[:at].rstrip()) for at in (self._limit, self._shown)))

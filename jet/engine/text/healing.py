@@ -162,10 +162,10 @@ class Healer:
         return Vocabulary(*self._given) if self.by_bytes else None
 
     def normalize_prompt(self, text: str) -> str:
-        """Return a text whose trailing blanks can begin a word's token; others are replaced by one space.
+        """Return a text with trailing blanks that tokens of words can begin with.
 
-        Trailing blanks are removed after a line break, where tokens rarely begin with a blank, and if the
-        tokenizer is not byte-level.
+        Other trailing blanks are replaced by one space. After a line break, where tokens rarely begin with a
+        blank, and if the tokenizer is not byte-level, trailing blanks are removed.
         """
         bare = strip_trailing(text)
         if len(bare) == len(text):
@@ -222,7 +222,7 @@ def draw(
 
     Args:
         root: the tree of paths.
-        look: returns the logits `[V]` after a path; each path extends one that was asked for before.
+        look: returns the logits `[V]` after a path; each path extends an earlier path by one token.
         temperature: as in `jet.ops.sampling.sample`; 0 takes the likeliest path.
         chance: uniform in [0, 1).
         top_k: draw from this many likeliest paths; 0 for all.
@@ -230,7 +230,7 @@ def draw(
         barred: tokens that must not be the last one.
 
     Raises:
-        FloatingPointError: the logits are NaN.
+        FloatingPointError: the logits are NaN or infinite.
         NoPathError: every path ends in a barred token.
     """
     ends: list[tuple[tuple[int, ...], Node]] = []
@@ -273,7 +273,7 @@ def _kept(logs: Logits, top_k: int, top_p: float) -> Logits:
 
 
 def _choose(logs: Logits, temperature: float, chance: float) -> int:
-    """Draw an index by unnormalized log-probabilities `[N]`."""
+    """Draw an index in proportion to `exp(logs)` `[N]`; with temperature 0 return the likeliest index."""
     if temperature == 0 or not math.isfinite(logs.max()):
         return int(logs.argmax())
     cumulative = np.exp(logs - logs.max()).cumsum()
@@ -283,7 +283,7 @@ def _choose(logs: Logits, temperature: float, chance: float) -> int:
 
 
 def log_softmax(logits: Logits, temperature: float) -> Logits:
-    """Return log-probabilities `[V]`. Raises FloatingPointError if logits are NaN or infinite."""
+    """Return log-probabilities `[V]`. Raises FloatingPointError if the largest logit is NaN or infinite."""
     peak = logits.max()
     if not math.isfinite(peak):
         raise FloatingPointError("The network's output is not a number (NaN or infinite logits).")

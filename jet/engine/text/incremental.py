@@ -1,9 +1,9 @@
 """IncrementalTokenizer: tokenizes only those parts of a text that an earlier text does not share.
 
-A byte-level tokenizer splits a text into words and tokenizes each separately. At a position where words split
-whatever the rest of the text is, both sides can be tokenized separately, and their tokens concatenated are
-those of the whole. So a text is tokenized in segments that end at such positions, and segments that it shares
-with an earlier text of the same user, at its beginning or end, are reused.
+A byte-level tokenizer splits a text into words and tokenizes each word separately. At some positions words
+are split regardless of the rest of the text. Both sides of such a position can be tokenized separately, and
+together they have the tokens of the whole. So a text is tokenized in segments that end at such positions.
+Segments that the text shares with an earlier text of the same user, at its beginning or end, are reused.
 
 These positions depend on the regular expression that splits words, so they were derived for the few
 expressions listed here. With other tokenizers every text is tokenized whole.
@@ -76,7 +76,7 @@ class IncrementalTokenizer:
     def __init__(
         self, backend: Tokenizer, encode: Callable[[list[str]], list[list[int]]], characters: int = CHARACTERS
     ) -> None:
-        """`encode` tokenizes each of several texts. At most `characters` are remembered."""
+        """`encode` tokenizes each of several texts. At most `characters` characters are remembered."""
         self._encode = encode
         self._can_split = can_be_split(backend)
         self._most = characters
@@ -86,7 +86,7 @@ class IncrementalTokenizer:
         self._characters = 0
 
     def ids(self, text: str, user: str = "") -> Tokens:
-        """Return the token ids of a text. Nothing is remembered for the user ""."""
+        """Return the token ids of a text; remember the text for reuse, unless the user is ""."""
         if not self._can_split:
             return np.array(self._encode([text])[0], np.int32)
         read = self._tokenize(text, self._most_alike(text, user))
@@ -135,7 +135,10 @@ class IncrementalTokenizer:
         )
 
     def _tokenize_new(self, text: str, start: int, end: int) -> _TokenizedText:
-        """Tokenize text[start:end], which begins and ends where it may be split, in segments."""
+        """Tokenize `text[start:end]` in segments; the text may be split at `start` and `end`.
+
+        The result's `text` is "" and its `cuts` are positions in `text`.
+        """
         cuts = [start]
         while (found := _SPLIT.search(text, cuts[-1] + SEGMENT, end)) is not None:
             cuts.append(found.start())
@@ -188,7 +191,10 @@ def can_be_split(backend: Tokenizer) -> bool:
 
 
 def _plan(part: Any) -> Any:
-    """Return a part of a tokenizer as its file describes it; the whole file would take a second to write."""
+    """Return the description of one part of a tokenizer, as in its file; None for None.
+
+    Writing the whole file would take a second.
+    """
     return None if part is None else json.loads(part.__getstate__())
 
 

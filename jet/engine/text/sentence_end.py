@@ -1,7 +1,8 @@
 """Find where sentences, paragraphs and scenes end in prose, for many scripts and all usual quotation marks.
 
-The text may still grow: an `End` tells whether the text after it confirms it. The rules are heuristics, not a
-parser. An ambiguous full stop does not count as an end, so a continuation runs a few words longer.
+The text may still grow, so an `End` has a field that tells whether the following text confirms it. The rules
+are heuristics, not a parser. An ambiguous full stop does not count as an end, so a continuation runs a few
+words longer.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class End:
     Attributes:
         position: characters before it, closing marks included.
         settled: whether the text that follows confirms it.
-        sure: whether it is an end whatever follows; set only at the end of the text.
+        sure: whether the sentence ends here whatever text follows; set only at the end of the text.
         rank: SENTENCE; QUOTED inside of open quotation marks or brackets; LINE at the end of a line without
             any full stop.
     """

@@ -35,8 +35,9 @@ class StoryTokenizer:
     """A transformers tokenizer for prompts that users type.
 
     Users' text is always plain text: `<|endoftext|>` in a prompt is thirteen characters, not a special token.
-    Every prompt gets a start token if the tokenizer's template adds one, or if it has a `bos_token` without
-    `add_bos_token: false`. An empty prompt always gets one.
+    Every prompt gets a start token if the tokenizer's template adds one, or if the tokenizer has a
+    `bos_token` without `add_bos_token: false`. An empty prompt gets a start token in any case, if there is
+    any.
 
     Attributes:
         start: tokens before every prompt, none or one.
@@ -50,7 +51,7 @@ class StoryTokenizer:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, start_id: int | None, stop_ids: frozenset[int]
     ) -> None:
-        """`start_id`: the token that an empty prompt starts from; None if there is none."""
+        """`start_id`: the token of an empty prompt, if other prompts get no start token; None for none."""
         self._backend = tokenizer.backend_tokenizer
         self.start = _tokens_in_front(tokenizer)
         self.stop_ids = stop_ids
@@ -96,8 +97,8 @@ class StoryTokenizer:
     ) -> tuple[Tokens, Healing | None, Detokenizer]:
         """Return the tokens to prefill, those at the end to draw again, and the answer's detokenizer.
 
-        At least one token is prefilled: if the whole prompt is drawn again, the one that an empty prompt
-        starts from. Raises RequestError as `encode` does.
+        At least one token is prefilled: if the whole prompt is drawn again, it is the start token of an empty
+        prompt. Raises RequestError as `encode` does.
         """
         _check_text(prompt)
         read = self.normalize_prompt(prompt)
@@ -118,14 +119,17 @@ class StoryTokenizer:
         return ids, healing, detokenizer
 
     def count_prompt(self, prompt: str, instruction: str = "", cache_salt: str = "") -> int:
-        """Return the number of tokens of a prompt of any length, as `encode` counts. Raises RequestError."""
+        """Return the number of tokens of a prompt of any length, start token and chat template included.
+
+        Raises RequestError if the prompt cannot be tokenized.
+        """
         ids = partial(self._incremental.ids, user=cache_salt)
         if instruction and self.chat is not None:
             return len(self.chat.encode(instruction, prompt, ids))
         return len(ids(prompt)) + len(self.start)
 
     def normalize_prompt(self, prompt: str) -> str:
-        """Return a prompt as `encode_healed` tokenizes it: trailing blanks may be one space or none."""
+        """Return a prompt as `encode_healed` tokenizes it; trailing blanks may be replaced or removed."""
         return self._healer.normalize_prompt(prompt)
 
     def _encode_answer(self, instruction: str, prompt: str, max_tokens: int, cache_salt: str) -> Tokens:
@@ -156,12 +160,12 @@ class StoryTokenizer:
         return text.encode()
 
     def ids_of(self, text: str, cache_salt: str = "") -> Tokens:
-        """Return the tokens of a text alone, without start token. Raises RequestError."""
+        """Return the tokens of a text, without start token. Raises RequestError if it cannot be tokenized."""
         _check_whole(text, "The text")
         return self._incremental.ids(text, cache_salt)
 
     def ids_with_special(self, text: str) -> list[int]:
-        """Return the tokens of a text in which the names of special tokens stand for these tokens."""
+        """Return the tokens of a text; names of special tokens in the text are encoded as special tokens."""
         pieces = split_special(text, self.special_tokens())
         return [
             token
@@ -189,7 +193,10 @@ class StoryTokenizer:
         return self.conversation.encode(messages, ids, answer)
 
     def dry_sequence_breakers(self) -> frozenset[int]:
-        """Return the tokens that end a repetition for DRY: any with a line break, quote, colon, asterisk."""
+        """Return the tokens at which DRY ends a repetition.
+
+        These are all tokens with a line break, a double quotation mark, a colon or an asterisk.
+        """
         # Names have other characters for some bytes; those of added tokens are plain.
         written = [*_BREAKING, *map(name_in_vocabulary, _BREAKING)]
         likely = re.compile("|".join(map(re.escape, written))).search
@@ -198,7 +205,10 @@ class StoryTokenizer:
         return frozenset(token for token in ids if _BREAKING & set(self.token_text(token)))
 
     def count(self, text: str) -> int:
-        """Return the number of tokens of a text, without start token. Raises RequestError."""
+        """Return the number of tokens of a text, without start token.
+
+        Raises RequestError if the text cannot be tokenized.
+        """
         return len(self._encode([text])[0])
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
@@ -247,7 +257,10 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> frozenset[int
 
 
 def start_id(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> int | None:
-    """Return the token that starts a text: the first bos token of tokenizer and configs, or eos, or None."""
+    """Return the token that starts a text: the first bos token of tokenizer and configs.
+
+    Returns the first eos token if there is no bos token, and None if there is neither.
+    """
     for name in ("bos_token_id", "eos_token_id"):
         for source in (tokenizer, *configs):
             value = getattr(source, name, None)

@@ -11,9 +11,9 @@ BiasedSequence = tuple[tuple[int, ...], tuple[float, ...]]
 
 
 def spellings(word: str) -> list[str]:
-    """Return the spellings of a word in a text: with and without a space before it, and capitalized.
+    """Return the spellings of a word in a text: as given and capitalized, with and without a space before.
 
-    A word that begins with a space has only this spelling.
+    A word that is given with a space before or after it has only this spelling.
     """
     if word != word.strip():
         return [word]
@@ -28,7 +28,7 @@ def biased_sequences(
 
     A positive bias is spread over the tokens of a word, so that its beginning becomes likelier, too. A
     negative bias applies to the last token only, so that other words with the same beginning are not
-    affected. Raises RequestError.
+    affected. `words`: pairs of a word and its bias. Raises RequestError for a word without tokens.
     """
     found: dict[tuple[int, ...], float] = {}
     for word, bias in words:
@@ -45,7 +45,10 @@ def _spread(count: int, bias: float) -> tuple[float, ...]:
 
 
 def biases_now(sequences: Iterable[BiasedSequence], history: Sequence[int]) -> dict[int, float]:
-    """Return token id → bias of the next token, given the history; biases of the same token are added."""
+    """Return the bias of each token id as the next token after `history`, except for ids without a bias.
+
+    If several sequences bias the same token, their biases are added.
+    """
     found: dict[int, float] = {}
     for ids, biases in sequences:
         for place, (token, bias) in enumerate(zip(ids, biases, strict=True)):
