@@ -14,7 +14,7 @@ _SHORT_STORY = 4096  # tokens that every running request should have memory for
 
 
 class CapacityError(ValueError):
-    """Memory has no room for the given number of running requests; the message says for how many it has."""
+    """The given number of running requests does not fit in memory; the message says how many do."""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Chain:
     ) -> None:
         """`special`: bool `[V]`, the tokens that XTC never excludes.
 
-        `states`: the samplers' state before each step, by step; `draw` adds to it. None for an empty one.
+        `states`: the samplers' state before each step, by step; `draw` adds to them. None for no states yet.
         """
         self._sampling, self._special = sampling, special
         self._states: SamplerStates = {} if states is None else states

@@ -184,8 +184,8 @@ class CudaGraphDecoder:
     def launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
         """Start a decode step; return a future of each sequence's next token.
 
-        The next step cannot overlap with this one if the host draws one of its tokens, or if one of them is
-        its request's last allowed token.
+        The next step cannot overlap with this step if the host draws a token of this step, or if this step
+        draws a request's last allowed token.
         """
         flags = sampler_flags(sequences)
         graphs = self._fastest_graphs(padded_size(len(sequences)), flags)

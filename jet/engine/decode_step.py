@@ -45,7 +45,7 @@ class StepOp(NamedTuple):
 
     @property
     def first_weight(self) -> Tensor:
-        """Return the tensor of the operation's weight that it reads first: the matrix, or its `qweight`."""
+        """Return the tensor that the operation reads first: its matrix, or `qweight` of a quantized one."""
         assert self.weight is not None
         return self.weight.qweight if isinstance(self.weight, QuantizedTensor) else self.weight
 

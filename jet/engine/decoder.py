@@ -106,7 +106,7 @@ def make_decoder(
 
 
 class EagerDecoder:
-    """Runs each decode step to its end before it returns."""
+    """Decodes eagerly: a decode step has ended when `launch` returns."""
 
     overlaps = False
 

@@ -59,7 +59,7 @@ class Heed:
 
 @dataclass(frozen=True)
 class Heeds:
-    """The record of a checkpoint, which `checkpoint` identifies: a `Heed` for each measured field."""
+    """The record of the checkpoint with the identity `checkpoint`: a `Heed` for each measured field."""
 
     checkpoint: str
     fields: dict[str, Heed]
@@ -101,7 +101,7 @@ def cached_path(checkpoint: str) -> Path:
 
 
 def find(checkpoint: str | None, folder: Path | None = None) -> Heeds | None:
-    """Return the record of a checkpoint, which `identify` identifies; None if there is none.
+    """Return the record of the checkpoint with the identity `checkpoint`; None if there is none.
 
     A record in the user's cache folder takes precedence over one in the checkpoint's `folder`.
     """

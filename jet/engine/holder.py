@@ -26,7 +26,7 @@ class EngineHandle(Protocol):
 
     @property
     def progress(self) -> str | None:
-        """Return the progress of loading in words; None if there is none."""
+        """Return the progress of loading in words; None if nothing is being loaded."""
         ...
 
     def engine(self) -> Engine:
@@ -69,7 +69,7 @@ class ModelHandle:
 
     @property
     def progress(self) -> str | None:
-        """Return the progress of loading in words; None if there is none."""
+        """Return the progress of loading in words; None if nothing is being loaded."""
         return LOADING.said
 
     @property

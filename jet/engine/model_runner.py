@@ -483,7 +483,7 @@ class ModelRunner:
 
 
 def _use_threads(count: int) -> None:
-    """Set the number of threads that torch uses for this thread, if it differs: setting takes time."""
+    """Set torch's number of threads for this thread, unless it is set already, since setting takes time."""
     if torch.get_num_threads() != count:
         torch.set_num_threads(count)
 

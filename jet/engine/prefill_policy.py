@@ -90,10 +90,10 @@ class PrefillCostModel:
         )
 
     def seconds(self, tokens: int) -> float:
-        """Predict the seconds of a chunk; infinity if it is more than twice as long as any recorded one.
+        """Predict the seconds of a chunk; infinity if it is over twice as long as the longest recorded one.
 
-        If all recorded chunks have one size, the fixed cost is unknown; for longer chunks it is taken to be
-        half of the total.
+        If all recorded chunks have one size, the fixed cost is unknown. It is then assumed to be half of the
+        total for longer chunks.
         """
         sizes = {size for size, _ in self._chunks}
         if tokens > 2 * max(sizes) + 1:  # halves are rounded down

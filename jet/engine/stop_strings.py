@@ -8,7 +8,7 @@ from collections.abc import Iterable
 class StopMatcher:
     """Passes on a text that comes in parts, up to the stop string that begins first in the whole text.
 
-    Text that may be the beginning of a stop string is withheld until what follows decides it.
+    Text that may be the beginning of a stop string is withheld until the following text decides this.
 
     Attributes:
         matched: whether a stop string was found. Nothing is passed on after that.

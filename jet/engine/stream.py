@@ -147,7 +147,10 @@ class LocalStream:
 
 
 def merge(chunks: Sequence[TokenChunk]) -> TokenChunk:
-    """Merge chunks to one, with their texts and tokens and the latest stats."""
+    """Merge chunks to one, with their texts, tokens and log-probabilities and the latest stats.
+
+    If there are several chunks, the log-probabilities of the prompt are dropped.
+    """
     if len(chunks) == 1:
         return chunks[0]
     tokens = tuple(token for chunk in chunks for token in chunk.token_ids)

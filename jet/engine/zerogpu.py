@@ -4,8 +4,7 @@
     GPU process    `generate`: a generator on the local engine of that process
 
 ZeroGPU forks a process for a call and pickles arguments and results. This process does not see changes that
-the GPU process makes, so stats travel with the text. The GPU process is kept for a while, with the model in
-it.
+the GPU process makes, so stats travel with the text. The GPU process and its model are kept for a while.
 """
 
 from __future__ import annotations

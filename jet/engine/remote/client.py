@@ -409,7 +409,7 @@ class RemoteEngine:
 def _fraction_at(length: int, before: int, new: int) -> float | None:
     """Return the fraction of `new` tokens after which an answer of `before` tokens is `length` tokens long.
 
-    Returns None if it stays shorter, and 0 if it had this length before.
+    Returns None if the answer stays shorter than `length`, and 0 if it was that long before.
     """
     if before + new < length:
         return None

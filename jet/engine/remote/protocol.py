@@ -53,7 +53,7 @@ _FULL = {"length", "max_tokens", "max_length", "max_new_tokens", "token_limit", 
 
 
 class ProtocolError(ValueError):
-    """An answer that does not follow OpenAI's API. The message says what is wrong with it."""
+    """An answer that does not follow OpenAI's API. The message names the fault."""
 
 
 class ServerError(ProtocolError):
@@ -309,8 +309,8 @@ def error_sizes(answer: str) -> str:
 def _logprobs(logprobs: object, due: bool) -> tuple[TokenLogprobs, ...] | None:
     """Parse log-probabilities in OpenAI's completions or chat format; llama.cpp uses the latter for both.
 
-    Returns None if there are none or they are unreadable. Raises ProtocolError in the latter case if they are
-    `due`.
+    Returns None if there are none. If they are unreadable, raises ProtocolError if they are `due`, and
+    returns None otherwise.
     """
     if not isinstance(logprobs, dict) or not any(logprobs.values()):
         return None

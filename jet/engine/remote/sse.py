@@ -20,7 +20,7 @@ class StreamError(ValueError):
 
 @dataclass(frozen=True)
 class Event:
-    """One event.
+    """One server-sent event.
 
     Attributes:
         data: its data; "" if it has none, as in keep-alive events.

@@ -14,8 +14,8 @@ A phrase is one or more words. The rules of matching:
   stands for any one word: "squared * shoulders".
 - A phrase without letters and digits, such as "—" or "...", is found as it is written, anywhere.
 
-A phrase ends where its last word ends, which only the next character shows: "testament" may become
-"testamentary".
+A phrase ends where its last word ends. Only the next character shows whether the word has ended: "testament"
+may become "testamentary".
 
 A matcher is a graph whose edges are characters. The state of a search is immutable. To take text back, a
 caller continues from an earlier state.

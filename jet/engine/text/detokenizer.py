@@ -1,6 +1,7 @@
 """Detokenizer: tokens to text, one token at a time; text that has been returned never changes.
 
-The returned texts concatenated are what decoding all tokens at once gives. There are two kinds of tokenizer:
+All returned texts together are the text that decoding all tokens at once gives. There are two kinds of
+tokenizer:
 
 - Byte-level (GPT-2, Qwen, the story model): a token is a byte string, and text is final as soon as its bytes
   are complete characters.
