@@ -147,12 +147,11 @@ class LocalStream:
 
 
 def merge(chunks: Sequence[TokenChunk]) -> TokenChunk:
-    """Merge chunks to one, with their texts, tokens and log-probabilities and the latest stats.
-
-    If there are several chunks, the log-probabilities of the prompt are dropped.
-    """
+    """Merge chunks to one, with their texts, tokens and log-probabilities and the latest stats."""
     if len(chunks) == 1:
         return chunks[0]
     tokens = tuple(token for chunk in chunks for token in chunk.token_ids)
     logprobs = tuple(one for chunk in chunks for one in chunk.logprobs)
-    return TokenChunk("".join(chunk.text for chunk in chunks), tokens, chunks[-1].stats, logprobs)
+    of_prompt = tuple(one for chunk in chunks for one in chunk.prompt_logprobs)
+    text = "".join(chunk.text for chunk in chunks)
+    return TokenChunk(text, tokens, chunks[-1].stats, logprobs, of_prompt)

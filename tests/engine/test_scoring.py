@@ -16,6 +16,7 @@ from jet.engine import scoring
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.loading import engine_info
 from jet.engine.model_runner import ModelRunner
+from jet.engine.stream import merge
 from jet.modeling import JetNemotronForCausalLM
 from tests.networks import golden_model
 
@@ -46,15 +47,9 @@ def engine(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
 
 def run(engine: LocalEngine, request: Request) -> TokenChunk:
     """Run a request; return its whole stream as one chunk."""
-    (*_, last) = chunks = list(engine.submit(request))
-    assert last.stats.error is None
-    return TokenChunk(
-        "".join(chunk.text for chunk in chunks),
-        tuple(token for chunk in chunks for token in chunk.token_ids),
-        last.stats,
-        tuple(detail for chunk in chunks for detail in chunk.logprobs),
-        tuple(detail for chunk in chunks for detail in chunk.prompt_logprobs),
-    )
+    whole = merge(list(engine.submit(request)))
+    assert whole.stats.error is None
+    return whole
 
 
 @torch.inference_mode()
