@@ -28,9 +28,9 @@ from tests.chromium import find_chromium
 from tests.suite import split_thorough
 
 ROOT = Path(__file__).resolve().parents[1]
-# Browsers and servers are processes that a busy machine may keep waiting: a test of theirs that fails
+# Browsers, servers and pages that write in real time wait for a busy machine: a test of theirs that fails
 # runs once more, and the summary names it. All other tests have one chance.
-SERVERS = ROOT / "tests" / "server"
+SERVERS = {ROOT / "tests" / "server", ROOT / "tests" / "ui"}
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # kernels then run on the processor, slowly
@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in gpu_tests:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
     for item in items:
-        if item.get_closest_marker("browser") or SERVERS in item.path.parents:
+        if item.get_closest_marker("browser") or SERVERS.intersection(item.path.parents):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 

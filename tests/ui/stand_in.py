@@ -190,6 +190,7 @@ class StandInStream:
         reason = "aborted" if self._stopped else "length"
         rest = self._engine.unfinished if self._request.sampling.end_at != "none" else ""
         stats = replace(self._stats, phase="done", finish_reason=reason, unfinished=rest)
+        self._engine.leave(self)  # a request has ended when its last chunk is sent, not when it is read
         yield TokenChunk(rest, (), stats)
 
     def _detail(self, letter: str, index: int) -> TokenLogprobs:
