@@ -1,1 +1,1 @@
-"""Measurements of any model on this machine: `python -m jet.bench decode|prefill|start|stream`."""
+"""Benchmarks of a model on this machine: `python -m jet.bench COMMAND`; see `jet.bench.cli`."""

@@ -1,8 +1,8 @@
 """Measure a device's memory bandwidth, for the roofline.
 
 Bandwidth is measured by copies on the device, as bytes read plus bytes written. One copy uses a buffer far
-larger than any cache. For a network that may fit in a cache, a second copy touches as many bytes as a decode
-step does. On a CPU, reading is faster than copying, so reads of as many bytes are measured, too.
+larger than any cache. If a run moves fewer bytes than that copy, they may fit in a cache, so a second copy of
+the run's size is measured. On a CPU, reading is faster than copying, so reading is measured, too.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class Bandwidth:
     Attributes:
         bytes_moved: the bytes that a run must move.
         large_copy: bytes a second of the large copy.
-        same_size_copy: bytes a second of a copy that touches as many bytes; None if the large copy does.
-        read: bytes a second of reading; None if that was not measured.
+        same_size_copy: bytes a second of a copy that moves as many bytes as the run; None if the run moves at
+            least as many bytes as the large copy.
+        read: bytes a second of reading; None if reading was not measured.
     """
 
     bytes_moved: BytesMoved
@@ -43,7 +44,7 @@ class Bandwidth:
 
     @property
     def in_cache(self) -> bool:
-        """Return whether a cache of the device holds a part of the bytes of a token."""
+        """Return whether a cache of the device seems to hold part of the bytes that a run moves."""
         return (
             self.same_size_copy is not None
             and self.same_size_copy.median > _CACHE_SPEEDUP * self.large_copy.median
@@ -51,17 +52,20 @@ class Bandwidth:
 
     @property
     def best(self) -> float:
-        """Return the bytes a second of the fastest copy or read, since the slower ones were disturbed."""
+        """Return the highest measured bandwidth in bytes a second; slower copies and reads were disturbed."""
         measured = (self.large_copy, self.same_size_copy, self.read)
         return max(samples.maximum for samples in measured if samples is not None)
 
     @property
     def seconds(self) -> float:
-        """Return the least seconds for moving `bytes_moved`."""
+        """Return the least time in seconds for moving `bytes_moved`."""
         return self.bytes_moved.total / self.best
 
     def utilization(self, seconds: float) -> float:
-        """Return the least time divided by `seconds`. Raises ImpossibleError if it is above 1."""
+        """Return the bandwidth utilization of a run of `seconds`: the least time divided by `seconds`.
+
+        Raises ImpossibleError if it is above 1.
+        """
         reached = self.seconds / seconds
         if reached > 1:
             raise ImpossibleError(
@@ -87,12 +91,12 @@ def measure_bandwidth(bytes_moved: BytesMoved, device: torch.device, threads: in
 
 
 def copy_bandwidth(size: int, device: torch.device) -> Samples:
-    """Measure copies that touch `size` bytes, in bytes a second, read and written bytes together."""
+    """Measure copies that move `size` bytes, read and written bytes together; return bytes a second."""
     moved = LARGE_GPU_COPY_BYTES if device.type == "cuda" else LARGE_COPY_BYTES // 4
     return Samples(hardware.copy_rates(size, device, _RUNS, moved))
 
 
 def large_copy_bytes(device: torch.device) -> int:
-    """Return the bytes that a large copy touches; fewer if memory is nearly full."""
+    """Return the number of bytes that a large copy moves; it is smaller if memory is nearly full."""
     most = LARGE_GPU_COPY_BYTES if device.type == "cuda" else LARGE_COPY_BYTES
     return min(most, hardware.free_bytes(device) // 4)

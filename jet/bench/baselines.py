@@ -1,19 +1,20 @@
 """Baselines: other implementations that a benchmark runs in turn with the engine.
 
-`--baseline transformers` runs `generate()` with a streamer that records the time of every token. Tokens are
-on the host by then, so the time from the first to the last is that of decoding, as in the engine's own
-figure, and the time to the first is that of the prompt. It runs:
+`--baseline transformers` runs `generate()` with a streamer that records the time of every token. A token is
+on the host when its time is recorded. The time to the first token is therefore that of the prompt, and the
+time from the first to the last is that of decoding, as in the engine's own figures. It runs:
 
-- this network with its hybrid cache; on a CPU once with the engine's number of decode threads, and once with
-  all threads;
-- on CUDA also a network of Qwen2.5-1.5B's shape with random weights, a static cache and a decode step that is
-  compiled in the warm-up run ("reduce-overhead", which captures CUDA graphs);
-- for prompts, instead of that, a transformer of this network's sizes (the 2B has Qwen2.5-1.5B's) with random
-  weights and its usual `forward`, not compiled: with sdpa, and with flash-attn if that is installed.
+- this network with its hybrid cache; `decode` on a CPU runs it once with the engine's number of decode
+  threads and once with all threads;
+- for `decode` on CUDA, also a network of Qwen2.5-1.5B's shape with random weights, a static cache and a
+  decode step that is compiled in the warm-up run ("reduce-overhead", which captures CUDA graphs);
+- for `prefill`, also a transformer of this network's sizes (the 2B has Qwen2.5-1.5B's) with random weights.
+  Its `forward` is not compiled. It runs with sdpa and, on CUDA, with flash-attn if that is installed.
 
 `--baseline llama.cpp` runs a transformer of this network's sizes in llama.cpp on a CPU; see
 jet/bench/llama_cpp_baseline.py. `--baseline torchao` runs only the matrix products of a step, quantized by
-torchao, on CUDA, since `generate()` would take longer than they do; see jet/bench/torchao_baseline.py.
+torchao, on CUDA, since the rest of `generate()` takes longer than the products; see
+jet/bench/torchao_baseline.py.
 """
 
 from __future__ import annotations
@@ -66,14 +67,17 @@ _SHARED_KEYS = (
 
 @dataclass
 class TokenClock(BaseStreamer):
-    """A streamer for `generate()` that records the times at which tokens come."""
+    """A streamer for `generate()` that records the start and the time of each token in seconds."""
 
     clock: Callable[[], float] = time.perf_counter
     started: float = 0.0
     times: list[float] = field(default_factory=list)
 
     def put(self, value: Any) -> None:
-        """Record the time. transformers passes the prompt before its prefill, then each token."""
+        """Record the time: of the start at the first call, of a token at each further call.
+
+        transformers calls this with the prompt before its prefill, then with each token.
+        """
         if self.started:
             self.times.append(self.clock())
         self.started = self.started or self.clock()
@@ -96,7 +100,12 @@ class TokenClock(BaseStreamer):
 class Baseline:
     """A baseline: its names in the JSON and in the table, and the function that runs it.
 
-    `nbytes`: the bytes that it reads for a token if it runs another network, to compare bytes a second, too.
+    Attributes:
+        name: the key in the JSON.
+        label: the name in the table.
+        run: runs the baseline once and returns the times of its tokens.
+        nbytes: the bytes that the baseline reads for a token, to compare bytes a second, too; None to compare
+            tokens a second only.
     """
 
     name: str
@@ -123,7 +132,7 @@ def baselines(network: Network, options: Options) -> list[Baseline]:
 
 
 def prefill_baselines(network: Network, options: Options) -> list[Baseline]:
-    """Return the prefill baselines that `--baseline` names."""
+    """Return the baselines of `prefill` for `--baseline transformers`."""
     threads = network.threads if network.device.type == "cpu" else None
     run_ours = partial(generate, network.model, network.prompt, options.sampling, threads)
     how = ["sdpa"]
@@ -139,7 +148,10 @@ def prefill_baselines(network: Network, options: Options) -> list[Baseline]:
 
 
 def random_transformer(ours: JetNemotronForCausalLM, attention: str) -> PreTrainedModel:
-    """Create a Qwen2 network with the sizes, device and dtype of a network, and random weights."""
+    """Create a Qwen2 network with the sizes, device and dtype of `ours`, and random weights.
+
+    `attention`: the name of an attention implementation of transformers.
+    """
     config = Qwen2Config(**{name: getattr(ours.config, name) for name in _SHARED_KEYS})
     with torch.device(ours.device):
         model = Qwen2ForCausalLM._from_config(config, dtype=ours.dtype, attn_implementation=attention)
@@ -148,7 +160,10 @@ def random_transformer(ours: JetNemotronForCausalLM, attention: str) -> PreTrain
 
 @torch.inference_mode()
 def prefill_forward(model: PreTrainedModel, prompt: list[int], threads: int | None = None) -> TokenClock:
-    """Run one forward pass over the prompt with a cache; return the clock, stopped at the next token."""
+    """Run one forward pass over the prompt with a KV cache; return a clock with the time of the first token.
+
+    `threads`: the number of torch's threads on a CPU; None leaves it as it is.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
     clock = TokenClock()
@@ -160,7 +175,7 @@ def prefill_forward(model: PreTrainedModel, prompt: list[int], threads: int | No
 
 
 def _compiled_baseline(qwen: PreTrainedModel, network: Network, options: Options) -> Baseline:
-    """Create the baseline of a transformer with a static cache and a compiled step."""
+    """Create the baseline that runs `qwen` with a static cache and a compiled decode step."""
     compiled: dict[str, Any] = {
         "cache_implementation": "static",
         "compile_config": CompileConfig(mode="reduce-overhead", fullgraph=False),
@@ -192,7 +207,7 @@ def _llama_cpp_baseline(network: Network, options: Options) -> Baseline:
 
 
 def random_qwen(network: Network) -> PreTrainedModel:
-    """Create a network of Qwen2.5-1.5B's shape with a network's device and dtype, and random weights."""
+    """Create a network of Qwen2.5-1.5B's shape with the device and dtype of `network` and random weights."""
     with torch.device(network.device):
         model = Qwen2ForCausalLM._from_config(Qwen2Config(**_QWEN25_1_5B), dtype=network.model.dtype)
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
@@ -206,9 +221,17 @@ def generate(
     batch: int = 1,
     **more: Any,
 ) -> TokenClock:
-    """Run `generate()` for exactly `sampling.max_new_tokens` tokens, on a CPU with `threads` threads.
+    """Run transformers' `generate()` for exactly `sampling.max_new_tokens` tokens; return their times.
 
-    `batch`: the number of rows with the same prompt. The clock counts the tokens of one row.
+    Raises BenchError if fewer tokens are generated.
+
+    Args:
+        model: the network to run.
+        prompt: the token ids of the prompt.
+        sampling: the sampling parameters; their seed is not used.
+        threads: the number of torch's threads on a CPU; None leaves it as it is.
+        batch: the number of rows, all with the same prompt. The clock counts the tokens of one row.
+        more: further fields of transformers' GenerationConfig.
     """
     if threads is not None:
         torch.set_num_threads(threads)

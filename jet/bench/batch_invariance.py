@@ -3,10 +3,11 @@
 In half precision the batch size affects how sums are rounded, so log-probabilities differ slightly. Of two
 tokens that are nearly equally likely, a batch may then choose the other one.
 
-The error is measured at the positions where both runs still agree. For two tokens to swap, their
-log-probabilities must err towards each other, so a gap of up to twice the largest error counts as a near tie.
-The largest error is only an estimate, from some hundred tokens, so 1.5 times that gap is allowed. A larger
-gap is a bug. With few tokens, the estimate is too uncertain for a verdict.
+The error is the difference between the two runs' log-probabilities of a token, measured at the positions
+before the runs differ. Two tokens can swap when one errs upward and the other downward. A gap of up to twice
+the largest error therefore counts as a near tie. The largest error is only an estimate, from some hundred
+tokens, so 1.5 times that gap is allowed. A larger gap is a bug. With few tokens, the estimate is too
+uncertain for a verdict.
 """
 
 from __future__ import annotations
@@ -35,10 +36,13 @@ class Completion:
 class BatchInvarianceCheck:
     """Decodes stories again, alone and without cached prefixes, and compares them.
 
-    Attributes, over all stories so far:
-        error: the largest difference of a log-probability.
-        shared: number of tokens that `error` was measured on.
-        margin: largest log-probability gap, decoded alone, between the two tokens where a story differs.
+    The attributes are over all stories so far.
+
+    Attributes:
+        error: the largest absolute difference between the log-probabilities of a token.
+        shared: the number of tokens that `error` was measured on.
+        margin: the largest gap between the log-probabilities of the two tokens at which a story first
+            differs; both log-probabilities are those of the story decoded alone.
     """
 
     def __init__(self, engine: Engine, sampling: SamplingParams) -> None:
@@ -46,9 +50,11 @@ class BatchInvarianceCheck:
         self.error, self.shared, self.margin = 0.0, 0, 0.0
 
     def compare(self, completions: Sequence[Completion]) -> dict[str, float]:
-        """Return the fraction of stories that differ, their largest margin, and the largest error.
+        """Compare completions with the same ones decoded alone; return "differing", "margin" and "error".
 
-        Raises BenchError if a margin is larger than rounding explains.
+        "differing" is the fraction of these completions that differ. "margin" and "error" are the attributes,
+        which are over all completions so far. Raises BenchError if the margin is larger than rounding
+        explains.
         """
         margins = []
         for completion in completions:
@@ -77,10 +83,10 @@ class BatchInvarianceCheck:
 
 
 def compare(completion: Completion, reference: Sequence[TokenLogprobs]) -> tuple[list[float], float | None]:
-    """Return the differences of log-probabilities before the first different token, and that token's margin.
+    """Return the absolute differences of log-probabilities before the first different token, and the margin.
 
-    The margin is the gap between the log-probabilities of the two tokens, decoded alone; None if no token
-    differs.
+    The margin is the gap between the log-probabilities of the two different tokens, decoded alone. It is None
+    if no token differs.
     """
     errors: list[float] = []
     for token, logprob, detail in zip(completion.tokens, completion.logprobs, reference, strict=True):

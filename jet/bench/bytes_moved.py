@@ -10,7 +10,7 @@ from jet.roofline import BytesMoved
 def decode_bytes_moved(
     model: JetNemotronForCausalLM, context: int, tokens: int, saved: int = 0
 ) -> BytesMoved:
-    """Return the bytes per token of decoding `tokens` tokens after `context`.
+    """Return the mean bytes per token of decoding `tokens` tokens after `context` tokens.
 
     The first token is not counted, since the prefill computes it. `saved`: the bytes of the network's weights
     minus those of the weights that a step reads.
@@ -24,7 +24,10 @@ def prefill_bytes_moved(model: JetNemotronForCausalLM, context: int) -> BytesMov
 
 
 def batched(one: BytesMoved, writers: int) -> BytesMoved:
-    """Return the bytes of a decode step of `writers` sequences, given those of one."""
+    """Return the bytes that a decode step of `writers` sequences moves, given those of one sequence.
+
+    The weights count once, states, keys and values once for each sequence.
+    """
     return BytesMoved(
         one.weights,
         *(writers * size for size in (one.recurrent, one.conv, one.window_kv, one.full_kv)),

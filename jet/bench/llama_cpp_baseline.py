@@ -28,12 +28,21 @@ class LlamaCpp:
     """A llama.cpp server in this process.
 
     Attributes:
-        nbytes: the bytes of the model file. A token reads nearly all, since embedding and head are one
-            matrix.
+        nbytes: the bytes of the model file. Decoding a token reads nearly all of them, since embedding and
+            head are one matrix.
     """
 
     def __init__(self, config: JetNemotronConfig, scheme: str | None, threads: int, context: int) -> None:
-        """Write the model file and load it. Raises BenchError if that is impossible here."""
+        """Write the model file and load it.
+
+        Raises BenchError if a package is not installed, or the vocabulary is too small for the tokenizer.
+
+        Args:
+            config: the network whose sizes the model has.
+            scheme: "int8", "int4", or None for bfloat16.
+            threads: the number of threads.
+            context: the most tokens of prompt and completion together.
+        """
         for package in ("xllamacpp", "gguf"):
             if importlib.util.find_spec(package) is None:
                 raise BenchError(f"The package {package} is not installed: pip install {package} brings it.")
@@ -61,9 +70,10 @@ class LlamaCpp:
 
 
 def write_model(path: Path, config: JetNemotronConfig, form: str) -> None:
-    """Write a GGUF file of a llama with these sizes and random weights in a format of `FORMATS`.
+    """Write a GGUF file of a llama with the sizes of `config` and random weights.
 
-    Embedding and head are tied. Raises BenchError if the vocabulary is too small for the invented tokenizer.
+    Embedding and head are tied. `form`: the format of the weights, one of the values of `FORMATS`. Raises
+    BenchError if the vocabulary is too small for the invented tokenizer.
     """
     import gguf
     from gguf.quants import quantize
@@ -131,9 +141,10 @@ def _add_tokenizer(writer: Any, vocabulary: int) -> None:
 def start(
     config: JetNemotronConfig, scheme: str | None, threads: int, prompt: list[int], tokens: int
 ) -> tuple[Callable[[], float], int]:
-    """Start a server.
+    """Start a server with a transformer of the sizes of `config`.
 
-    Returns a function that measures the tokens a second of one run, and the file's bytes.
+    Returns a function that measures the decode rate of one run of `tokens` tokens in tokens a second, and the
+    bytes of the model file.
     """
     server = LlamaCpp(config, scheme, threads, context=2 * (len(prompt) + tokens))
     first = _BYTES + len(_SPECIAL)

@@ -41,7 +41,8 @@ class Network:
     Attributes:
         runner: runs both the bare loop and the engine, so that weights and graphs are in memory once.
         prompt: the token ids of the prompt.
-        threads: the number of threads for prefill on a CPU, all that this process may use.
+        threads: the number of threads for prefill on a CPU: all that this process may use, or fewer by
+            option.
     """
 
     model: JetNemotronForCausalLM
@@ -58,15 +59,15 @@ class Network:
 
     @property
     def prefill_chunk(self) -> int:
-        """Return the most tokens of the engine's prefill chunks."""
+        """Return the largest number of tokens in a prefill chunk of the engine."""
         return loading.prefill_chunk(self.device)
 
 
 class IdTokenizer:
     """A tokenizer for prompts that are token ids written as text, so that their length is exact.
 
-    Tokens become the text of the checkpoint's tokenizer, or "t123 " without one, which takes about as long.
-    There are no stop tokens, so every run decodes all of its tokens.
+    Generated tokens become text by the checkpoint's tokenizer. Without one, token 123 becomes "t123 ", which
+    takes about as long. There are no stop tokens, so every run decodes all of its tokens.
     """
 
     stop_ids: frozenset[int] = frozenset()
@@ -84,7 +85,7 @@ class IdTokenizer:
     def encode_healed(
         self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = ""
     ) -> tuple[Tokens, None, Detokenizer]:
-        """Encode as `encode` does, without healing."""
+        """Return the ids as `encode` does, None since nothing is healed, and a detokenizer."""
         ids = self.encode(prompt, max_tokens, instruction, cache_salt)
         return ids, None, self.detokenizer(ids)
 
@@ -93,7 +94,7 @@ class IdTokenizer:
         return len(_parse(prompt))
 
     def normalize_prompt(self, prompt: str) -> str:
-        """Return the ids as they are."""
+        """Return the prompt unchanged."""
         return prompt
 
     def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
@@ -194,7 +195,8 @@ def make_runner(
 ) -> ModelRunner:
     """Make the runner that the page would use for `writers` requests of up to `context` tokens.
 
-    `keeps_prefixes`: whether to allocate memory for cached prefixes.
+    `context`: None for the longest that the network allows. `keeps_prefixes`: whether to allocate memory for
+    cached prefixes. Raises BenchError if memory is too small.
     """
     try:
         capacity = loading.capacity_for(model, context or model.config.max_position_embeddings, writers)
@@ -209,7 +211,7 @@ def make_runner(
 
 
 def capture_graphs(runner: ModelRunner) -> None:
-    """Capture graphs, as an idle engine does, for some seconds, so that none is captured while measuring."""
+    """Capture graphs for up to 3 seconds, as an idle engine does, so that measuring captures none."""
     until = time.monotonic() + _CAPTURE_S
     while time.monotonic() < until and runner.capture_next():
         pass
@@ -224,8 +226,8 @@ def decode_threads(model: JetNemotronForCausalLM) -> int:
 def serve(network: Network, runner: Runner | None = None) -> Iterator[LocalEngine]:
     """Serve the network by an engine with its runner, or with `runner` instead; close both at the end.
 
-    As in the page's process, existing objects are frozen for Python's garbage collector, whose passes through
-    all libraries would interrupt every stream for tenths of a second.
+    As in the page's process, existing objects are hidden from Python's garbage collector. Otherwise its
+    passes through the objects of all libraries would interrupt every stream for tenths of a second.
     """
     read_memory = partial(hardware.read_memory, network.device)
     if network.device.type == "cuda":
@@ -262,9 +264,10 @@ def read_config(path: Path) -> JetNemotronConfig:
 def random_network(
     config: JetNemotronConfig, device: torch.device | str, dtype: torch.dtype, quantize: str | None = None
 ) -> JetNemotronForCausalLM:
-    """Create a network with initial random weights on `device` in `dtype`; the same for every process.
+    """Create a network with initial random weights on `device` in `dtype`; the same in every process.
 
-    Weights are not zeros, which some hardware multiplies faster. On the device "meta" there are only shapes.
+    Weights are not zeros, since some hardware multiplies zeros faster. On the device "meta" the weights have
+    shapes but no values.
     """
     if quantize is not None:
         return random_quantized(config, quantize, torch.device(device), dtype)
@@ -285,5 +288,5 @@ def check_length(options: Options, most: int) -> None:
 
 
 def random_prompt(vocabulary: int, tokens: int) -> list[int]:
-    """Return `tokens` random token ids, with a fixed seed."""
+    """Return `tokens` random token ids below `vocabulary`, with a fixed seed."""
     return random.Random(0).choices(range(vocabulary), k=tokens)

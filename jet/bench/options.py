@@ -44,18 +44,21 @@ class Options:
         model: folder or hub id of a checkpoint, or None where `config` is given.
         config: a config.json whose network gets random weights.
         batch: the number of concurrent requests, for `throughput` and `soak`.
-        seconds: the duration of one run of `soak`.
-        full_attention: whether every layer of the `config` is a full attention layer.
         context: the number of tokens of the prompt.
         tokens: the number of tokens decoded in one run, the first one included.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: "auto", "float32", "bfloat16" or "float16".
         quantize: "int8" or "int4" to quantize the weights; None to leave them.
         runs, warm_up: the number of measured runs, and of runs before them that are not measured.
         greedy: take the likeliest token; otherwise sample with the page's defaults.
         baseline: "transformers" to run its `generate()` in turn; "torchao", for `decode`, to run the products
-            of a step; "llama.cpp", for `decode` on a CPU, to run a transformer of the same sizes.
-        threads: most threads on a CPU; None for as many as this process may use.
+            of a step; "llama.cpp", for `decode` on a CPU, to run a transformer of the same sizes; None for no
+            baseline.
         child: whether this is the new process that `start` measures.
-        arguments: the command line, for starting such a process.
+        threads: most threads on a CPU; None for as many as this process may use.
+        seconds: the duration of one run of `soak`.
+        full_attention: whether every layer of the `config` is a full attention layer.
+        arguments: the command line, from which `start` starts its new process.
     """
 
     command: str
@@ -88,10 +91,7 @@ class Options:
 
     @property
     def min_new_tokens(self) -> int:
-        """Return the tokens by which a story must at least be able to grow.
-
-        The context must have room for them.
-        """
+        """Return the number of tokens for which the network's context must have room after the prompt."""
         return self.tokens if self.command == "throughput" else self.new_tokens
 
     @property
@@ -174,7 +174,10 @@ def _add_common(command: argparse.ArgumentParser) -> None:
 
 
 def _add_request(command: argparse.ArgumentParser, greedy: bool) -> None:
-    """Add the options of a request; `greedy`: whether decoding is always greedy, without an option."""
+    """Add the options of a request.
+
+    `greedy`: whether decoding is always greedy, so that no option chooses.
+    """
     command.add_argument("--context", type=_int_from(1), help=f"tokens of the prompt ({Options.context})")
     if greedy:
         return

@@ -11,9 +11,10 @@ The line is an object with these members, none of which is ever missing:
     settings   batch, context, tokens, runs, warm_up, greedy, baseline, threads (or null for all)
     floor      bytes: weights, recurrent, conv, window_kv, full_kv, total (see jet/roofline.py);
                seconds: the least time to move them; null for benchmarks without bytes moved
-    bandwidth  copy, own_size, read (bytes a second, in the form of figures; the last two may be null);
-               best: the fastest of them, by which the floor's seconds are computed; in_cache: whether a
-               cache holds a part of the bytes; null if `floor` is null
+    bandwidth  in the form of figures, bytes a second: copy (a large one), own_size (a copy of the floor's
+               total, or null), read (reading, or null); best: the fastest of them, by which the floor's
+               seconds are computed; in_cache: whether a cache holds a part of the bytes; null if `floor` is
+               null
     figures    the measurements by name: {label, unit, median, q1, q3, min, max, values}
     shares     the bandwidth utilization of a figure's median, by the figure's name; at most 1
     ratios     one figure divided by another, round by round, by name; in the form of figures
@@ -54,7 +55,7 @@ class Metric:
     samples: Samples
 
     def as_json(self) -> dict[str, Any]:
-        """Return the figure's object for the JSON."""
+        """Return the figure as an object of the JSON, with its values and their statistics."""
         q1, q3 = self.samples.quartiles
         return {
             "label": self.label,
@@ -83,7 +84,17 @@ class Metric:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Result of one benchmark."""
+    """The result of one benchmark.
+
+    Attributes:
+        options: the options of the benchmark.
+        info: the description of the network.
+        metrics: the measured figures by name.
+        bandwidth: the measured bandwidth; None for benchmarks without bytes moved.
+        utilization: figure's name → bandwidth utilization of its median.
+        ratios: one figure divided by another, by name.
+        stats: the stats of the engine's last request, for the memory it used; None if not known.
+    """
 
     options: Options
     info: EngineInfo
@@ -94,7 +105,7 @@ class CaseResult:
     stats: RequestStats | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the object of the line of JSON."""
+        """Return the result as the object for the line of JSON."""
         options = self.options
         names = ("batch", "context", "tokens", "runs", "warm_up", "greedy", "baseline", "threads")
         network = {name: getattr(self.info, name) for name in _INFO}

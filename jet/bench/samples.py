@@ -47,14 +47,17 @@ class Samples:
         return Samples(tuple(change(value) for value in self.values))
 
     def ratio_to(self, other: Samples) -> Samples:
-        """Return the ratios to other samples, round by round, so that disturbances of a round affect both."""
+        """Return the ratios to other samples, round by round.
+
+        Both samples of a round have the same disturbances, which the ratio cancels.
+        """
         return Samples(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
 
 
 def run_interleaved(cases: Sequence[Case], warm_up: int, runs: int) -> dict[str, Samples]:
     """Run all cases once in each round, so that changes of the machine's speed affect them alike.
 
-    Returns the samples of each figure in `runs` rounds after `warm_up` rounds.
+    Returns name of a figure → its samples in `runs` rounds, which follow `warm_up` rounds without samples.
     """
     found: dict[str, list[float]] = {}
     for number in tqdm(range(warm_up + runs), unit="round", disable=None, leave=False):

@@ -15,7 +15,7 @@ _LIBRARIES = ("torch", "transformers", "triton", "flash-linear-attention")
 
 
 def describe_machine(device: torch.device) -> dict[str, str | int | float | None]:
-    """Return device, system and versions of libraries; None for those that this machine lacks."""
+    """Return device, system and versions of libraries; None for those that this machine does not have."""
     described: dict[str, str | int | float | None] = {
         "device": str(device),
         "device_name": hardware.device_name(device),

@@ -19,11 +19,10 @@ from jet.engine.decode_step import StepOp
 
 
 def quantize(model: nn.Module, scheme: str) -> None:
-    """Quantize the weights of every nn.Linear with torchao, in the group sizes that this package uses.
+    """Quantize the weights of every nn.Linear in place with torchao, in the group sizes of this package.
 
-    "int8" has one scale for each output, "int4" one for each 64 inputs.
-
-    Raises BenchError if torchao is not installed or does not support this.
+    "int8" has one scale for each output, "int4" one for each 64 inputs. Raises BenchError if torchao is not
+    installed or does not support this.
     """
     if importlib.util.find_spec("torchao") is None:
         raise BenchError("The package torchao is not installed: pip install torchao brings it.")
@@ -42,9 +41,10 @@ def quantize(model: nn.Module, scheme: str) -> None:
 def make_product_timer(
     parts: Iterable[StepOp], scheme: str, device: torch.device, dtype: torch.dtype
 ) -> Callable[[], float]:
-    """Return a function that measures the seconds of the products in `parts` for one row by torchao.
+    """Return a function that measures the seconds of a step's matrix products of one row by torchao.
 
-    Weights are random. Each shape is compiled once, before the function is returned.
+    The matrices have the shapes of the weights in `parts`, with random values. Each shape is compiled once,
+    before the function is returned.
     """
     shapes = [tuple(part.weight.shape) for part in parts if part.weight is not None]
     products = [

@@ -1,4 +1,4 @@
-"""Measures this machine and writes a report about it.
+"""Measure this machine and write a report about it.
 
     python -m jet.report --quick --model assets/story-model --output report
     python -m jet.report --full --config config.json --random-weights

@@ -1,10 +1,11 @@
 """`decode`: measure the decode rate in tokens a second, from the first token to the last.
 
-Measured in turn, all with the same prompt and settings:
+The following are measured in turn, all with the same prompt and settings:
 
-- the engine: a request is submitted, and its stream read as the page does; the rate is the engine's figure;
-- the bare loop: the engine's runner is called token by token, without engine and text; the overhead of the
-  engine is 1 - engine / bare;
+- the engine: a request is submitted, and its stream is read as the page does; the rate is the engine's
+  figure;
+- the bare loop: the engine's runner is called token by token, without the engine and without detokenizing;
+  the overhead of the engine is 1 - engine / bare;
 - with `--baseline`, the baselines of jet/bench/baselines.py.
 """
 
@@ -30,7 +31,7 @@ from jet.engine.model_runner import ModelRunner
 
 
 def measure(options: Options) -> CaseResult:
-    """Load the network, measure engine, bare loop and baselines in turn, and compute their utilization."""
+    """Load the network; measure engine, bare loop and baselines in turn; compute bandwidth utilization."""
     network = networks.load(options)
     bytes_moved = decode_bytes_moved(
         network.model, options.context, options.tokens, network.runner.decode_step.saved_bytes
@@ -54,9 +55,9 @@ def measure(options: Options) -> CaseResult:
 def decode_engine(
     engine: Engine, prompt: list[int], sampling: SamplingParams, on_stats: Callable[[RequestStats], None]
 ) -> Mapping[str, float]:
-    """Decode one request through the engine.
+    """Decode one request through the engine; return its tokens a second under the name "engine".
 
-    Returns its tokens a second, and pass its last stats to `on_stats`.
+    Passes the request's last stats to `on_stats`.
     """
     stats = run_request(engine, prompt, sampling)
     on_stats(stats)
@@ -71,7 +72,10 @@ def decode_with_runner(
     prefill_chunk: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Decode with a runner without an engine; return tokens a second from the first token to the last."""
+    """Prefill and decode with a runner alone; return tokens a second from the first token to the last.
+
+    The prompt is prefilled in chunks of `prefill_chunk` tokens.
+    """
     return time_prefill_and_decode(runner, prompt, sampling, prefill_chunk, clock)["decode"]
 
 
@@ -84,9 +88,18 @@ def time_prefill_and_decode(
     on_memory: Callable[[Mapping[str, int]], None] = lambda memory: None,
     batch: int = 1,
 ) -> dict[str, float]:
-    """Prefill and decode with a runner; return tokens a second of both. The first token counts as prefill.
+    """Prefill and decode with a runner alone; return the tokens a second of "prefill" and of "decode".
 
-    With a batch, the sequences are prefilled one after the other and decoded together.
+    The rates are those of all sequences together. The first token counts as prefill.
+
+    Args:
+        runner: the runner to measure.
+        prompt: the token ids of the prompt of every sequence.
+        sampling: the sampling parameters; `max_new_tokens` tokens are generated.
+        prefill_chunk: the most tokens of a prefill chunk.
+        clock: returns the time in seconds.
+        on_memory: is called at the end with the bytes of the first sequence's states, by kind.
+        batch: the number of sequences, which are prefilled one after the other and decoded together.
     """
     sequences: list[Any] = []
     try:

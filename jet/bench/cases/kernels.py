@@ -1,9 +1,9 @@
 """`kernels`: measure the time that a decode step spends in each kind of operation.
 
 The operations of one kind in all layers are run one after the other, on CUDA as one graph. The result is
-their time in one step, and the bandwidth at which they move weights and states (keys and values of attention
-are not counted). It differs from the time in a step: weights that fit in a cache are read from there, and
-operations that overlap in a step do not overlap here.
+the time of all of them, and the bandwidth at which they move weights and states (keys and values of attention
+are not counted). Their time within a real step differs: here, weights that fit in a cache are read from the
+cache, and operations that overlap in a step do not overlap.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def measure(options: Options) -> CaseResult:
 def time_op_kinds(
     network: networks.Network, kinds: Mapping[str, list[StepOp]], options: Options
 ) -> dict[str, Samples]:
-    """Measure the seconds that each kind of operation takes in one step after the network's prompt."""
+    """Measure the seconds that each kind of operation takes in one step after the network's prompt.
+
+    `kinds`: name of a kind → its operations.
+    """
     with torch.inference_mode(), prefilled(network, options):
         runs = {name: make_timer(parts, network.device) for name, parts in kinds.items()}
         cases = [lambda: {name: run() for name, run in runs.items()}]
@@ -63,7 +66,10 @@ def time_op_kinds(
 
 @contextmanager
 def prefilled(network: networks.Network, options: Options) -> Iterator[None]:
-    """Set a row of the step to the prompt's length while the context is open, for attention to read."""
+    """Prefill the network's prompt, so that the step's attention reads its keys and values.
+
+    The sequence is freed when the context manager exits.
+    """
     sequence = network.runner.allocate(options.sampling)
     try:
         for begin in range(0, len(network.prompt), network.prefill_chunk):
@@ -84,7 +90,7 @@ def group_by_kind(parts: list[StepOp]) -> dict[str, list[StepOp]]:
 
 
 def describe(name: str, parts: list[StepOp]) -> str:
-    """Describe a group: its kind, the number of operations, and the bytes that they move."""
+    """Describe a group: its kind, the number of operations, and the megabytes that they move."""
     size = sum(part.nbytes for part in parts)
     return f"{name}, {len(parts)} calls{f', {size / 1e6:,.1f} MB' if size else ''}"
 

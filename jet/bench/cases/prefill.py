@@ -1,8 +1,8 @@
 """`prefill`: measure the prefill of a prompt through the engine.
 
-The time to the first token is from submitting the request until the engine has the token; it includes all
-prefill chunks and one draw. Tokens a second are those of the prompt over that time. The prompt is given as
-ids, so tokenizing is not included.
+The time to the first token is measured from submitting the request until the engine has the token. It
+includes all prefill chunks and sampling the token. The rate is the prompt's tokens divided by this time. The
+prompt is given as ids, so tokenizing is not included.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def measure(options: Options) -> CaseResult:
 
 
 def first_token(stats: RequestStats) -> float:
-    """Return the seconds to a request's first token."""
+    """Return the seconds to a request's first token, for requests that have one."""
     assert stats.time_to_first_token_s is not None  # a token was written
     return stats.time_to_first_token_s
 

@@ -3,11 +3,12 @@
 Each round has a new user, who takes these actions in order:
 
 - `new`: continue the story; nothing is cached, so all of it is prefilled;
-- `continue`: continue it with the generated tokens and 27 new ones, about 20 words;
-- `retry`: the same prompt with another seed;
-- `undo`: the prompt of `new` with another seed;
-- `branches`: several requests with the prompt of `continue` at once; the time until all have a first token;
-- `afresh`: `continue` for another user, for whom nothing is cached: the time without a prefix cache.
+- `continue`: append the generated tokens and 27 new ones, about 20 words, and continue;
+- `retry`: submit the prompt of `continue` with another seed;
+- `undo`: submit the prompt of `new` with another seed;
+- `branches`: submit the prompt of `continue` several times at once; the time is until all have a first token;
+- `afresh`: submit the prompt of `continue` for another user, for whom nothing is cached. This is the time
+  without a prefix cache.
 
 The prompts are given as ids, which are parsed before the clock starts, so tokenizing is not included.
 """
@@ -38,7 +39,7 @@ _LABELS = {
 
 
 def measure(options: Options) -> CaseResult:
-    """Load the network and measure the actions of one new user after the other."""
+    """Load the network and measure the actions of a new user in each round."""
     network = networks.load(replace(options, batch=BRANCHES))
     stats: list[RequestStats] = []
     with networks.serve(network) as engine:
@@ -67,9 +68,10 @@ def run_round(
     users: Iterator[str],
     stats: list[RequestStats],
 ) -> Mapping[str, float]:
-    """Run all actions of a user; return the seconds to each one's first token.
+    """Run all actions of a new user; return action → seconds to its first token.
 
-    Appends last stats to `stats`.
+    Takes two users from `users`, the second for `afresh`. Appends the last stats of each request to `stats`.
+    Raises BenchError if fewer tokens were cached than expected.
     """
     user, other = next(users), next(users)
 

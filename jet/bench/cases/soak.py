@@ -4,12 +4,12 @@ There are `--batch` users, and each sends requests for `--seconds` per round. A 
 to `--context` tokens (one in four of full length) or continues the user's last one. It decodes up to
 `--tokens` tokens greedily; one in five is aborted. A gap is the time between two tokens of a story.
 
-Each user's first story and one in four of the others request log-probabilities. After the round, some of
+Each user's first request and one in four of the others ask for log-probabilities. After the round, some of
 these are generated again, alone and without cached prefixes. Where a token differs, both candidates must be
 so nearly equally likely that rounding decides (`jet.bench.batch_invariance`).
 
-The measurement fails if a story is lost, cut, stuck, mixed up or different from the repeated one, or if
-memory is not freed.
+The measurement fails if a request is lost, cut, stuck or mixed up, if a repeated request differs by more than
+rounding explains, or if memory is not freed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _LABELS = {
 
 
 class GapRunner:
-    """A runner that records the times between two tokens of each request."""
+    """A runner that records the seconds between consecutive tokens of each request."""
 
     def __init__(self, runner: ModelRunner, clock: Callable[[], float] = time.perf_counter) -> None:
         self._runner, self._clock = runner, clock
@@ -78,8 +78,8 @@ class Round:
     """Results of all requests of one round.
 
     Attributes:
-        completions: those with log-probabilities and at least one token.
-        num_finished: the number of requests that ended and were not aborted.
+        completions: the completions with log-probabilities and at least one token.
+        num_finished: the number of requests that reached their number of tokens, so were not aborted.
         tokens: the number of all generated tokens.
         stats: the last stats of each request.
         violations: messages about violated requirements.
@@ -114,7 +114,16 @@ def measure(options: Options) -> CaseResult:
 
 
 def run_round(engine: Engine, options: Options, number: int, vocabulary: int) -> Round:
-    """Run one round. Raises BenchError if a request was lost, mixed up or did not end."""
+    """Run one round, whose random choices `number` seeds.
+
+    Raises BenchError if a request was lost, mixed up or did not end.
+
+    Args:
+        engine: the engine that serves the requests.
+        options: the number of users, the seconds of the round and the lengths of requests.
+        number: the round's number.
+        vocabulary: the number of token ids to choose from.
+    """
     result, lock = Round(), threading.Lock()
     until = time.monotonic() + options.seconds
 
@@ -154,7 +163,10 @@ def run_round(engine: Engine, options: Options, number: int, vocabulary: int) ->
 
 
 def choose_prompt(rng: random.Random, story: list[int], context: int, vocabulary: int) -> list[int]:
-    """Return a user's story with a few tokens added, a shortened story, or a new random prompt."""
+    """Return the user's story, perhaps shortened, with 9 tokens added, or a new random prompt.
+
+    A prompt has at most `context` tokens.
+    """
     if story and rng.random() < 0.5:
         kept = story[: rng.randint(1, len(story))] if rng.random() < 0.3 else story
         if len(kept) + 9 <= context:
@@ -168,7 +180,7 @@ def follow(
 ) -> tuple[list[int], list[TokenLogprobs], RequestStats]:
     """Read the stream of a request; return its tokens, log-probabilities and last stats.
 
-    `stop_after`: abort the request after so many tokens; None for never.
+    `stop_after`: the number of tokens after which to abort the request; None for never.
     """
     stream = engine.submit(request)
     tokens: list[int] = []
@@ -197,7 +209,7 @@ def violations_of(
 
 
 def check_memory(engine: Engine, runner: ModelRunner) -> None:
-    """Raise BenchError if pages are still in use when no request runs."""
+    """Raise BenchError if a request still runs after 10 seconds, or pages are in use when none runs."""
     deadline = time.monotonic() + 10
     while engine.info().active_requests + engine.info().queued_requests:
         if time.monotonic() > deadline:
@@ -209,7 +221,10 @@ def check_memory(engine: Engine, runner: ModelRunner) -> None:
 
 
 def describe(result: Round, gaps: list[float], seconds: float) -> dict[str, float]:
-    """Return the figures of a round. Raises BenchError if too few tokens were generated."""
+    """Return the figures of a round of `seconds` seconds, of which `gaps` are the seconds between tokens.
+
+    Raises BenchError if too few tokens were generated.
+    """
     first = [one.time_to_first_token_s for one in result.stats if one.time_to_first_token_s is not None]
     if not gaps or not first:
         raise BenchError("Too little was written to say anything: measure longer with --seconds.")
@@ -224,5 +239,5 @@ def describe(result: Round, gaps: list[float], seconds: float) -> dict[str, floa
 
 
 def choose_completions(result: Round) -> list[Completion]:
-    """Choose some completions of a round for the check, always the same ones."""
+    """Choose at most NUM_RECHECKED completions of a round for the check, with a fixed seed."""
     return random.Random(0).sample(result.completions, min(NUM_RECHECKED, len(result.completions)))

@@ -2,16 +2,16 @@
 
 The process is this command again, with `--child`. It starts like the page, but without the page: imports,
 loading the weights, engine and warm-up, then one request for one token. The files of a checkpoint folder are
-read once before, so that they come from the system's page cache. For random weights, drawing them stands for
+read once before, so that they come from the system's page cache. With random weights, drawing them counts as
 loading.
 
 If kernels are compiled (by Triton on CUDA, by numba on a CPU), cold starts come first, each with an empty
 kernel cache, as many as time allows; then warm starts with the cache of the last cold one. There is no
 utilization, since most of a start does not move bytes.
 
-An installation usually has compiled bytecode. Where this process does not write any
-(`PYTHONDONTWRITEBYTECODE`), every start might compile torch and transformers again, for 8 seconds. Then a
-temporary folder keeps the bytecode of the first process.
+An installation usually has compiled bytecode. If this process does not write any (`PYTHONDONTWRITEBYTECODE`),
+every start might compile torch and transformers again, which takes 8 seconds. In that case a temporary folder
+keeps the bytecode that the first process compiles.
 """
 
 from __future__ import annotations
@@ -110,14 +110,17 @@ def warm_page_cache(folder: Path) -> None:
 
 
 def bytecode_environment(folder: str) -> dict[str, str]:
-    """Return the variables that make processes cache bytecode in `folder`; none if they cache it anyway."""
+    """Return environment variables that make processes cache bytecode in `folder`.
+
+    The result is empty if processes cache bytecode anyway.
+    """
     if not sys.dont_write_bytecode:
         return {}
     return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(Path(folder, "python"))}
 
 
 def cold_starts(start: Case, runs: int, max_total_s: float) -> dict[str, Samples]:
-    """Measure up to `runs` cold starts, and no more once they have taken `max_total_s` seconds in total."""
+    """Measure up to `runs` cold starts; stop once they have taken `max_total_s` seconds in total."""
     found: dict[str, list[float]] = {}
     for _ in tqdm(range(runs), unit="cold start", disable=None, leave=False):
         for name, value in start().items():
@@ -139,7 +142,7 @@ def _start(
     kind: str = "",
     cache: str | None = None,
 ) -> Mapping[str, float]:
-    """Start the page once; return its phases in seconds, each name prefixed with `kind`.
+    """Start a new process once; return the seconds of its phases, each name prefixed with `kind`.
 
     Appends the process's own timestamps to `timings`. `cache`: the folder for compiled kernels; None for the
     usual one.
@@ -155,7 +158,8 @@ def _start(
 def times(started: float, timings: Mapping[str, Any]) -> dict[str, float]:
     """Return the seconds of a start and of its phases.
 
-    `started`: the time of the command. `timings`: the timestamps that the child has reported.
+    `started`: when the command was run, in seconds of the monotonic clock. `timings`: the timestamps that the
+    child has reported.
     """
     load, warm_up = timings["info"]["load_s"], timings["info"]["warmup_s"]
     return {
@@ -169,7 +173,10 @@ def times(started: float, timings: Mapping[str, Any]) -> dict[str, float]:
 
 
 def spawn(arguments: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Run this command in a new process; return the JSON that it printed. Raises BenchError if it failed."""
+    """Run this command in a new process; return the JSON that it printed last.
+
+    `environment`: variables to add to this process's own. Raises BenchError if the process failed.
+    """
     paths = [str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, *arguments, "--child"],

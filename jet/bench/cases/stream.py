@@ -1,7 +1,7 @@
 """`stream`: measure streaming latency for a client that reads chunks at 20 Hz, as the page does.
 
-Gaps are the times between two chunks with text. The last chunk's delay is the time from the moment the runner
-returns the last token to the arrival of the chunk. It includes all work of the engine at the end of a
+A gap is the time between two chunks with text. The last chunk's delay is the time from the moment the runner
+returns the last token to the arrival of the chunk. This delay includes all work of the engine at the end of a
 request.
 """
 
@@ -85,7 +85,11 @@ def read(
 
 
 def describe(arrivals: list[float], stats: RequestStats, last_token: float) -> dict[str, float]:
-    """Return the figures of one stream. Raises BenchError if it had only one chunk with text."""
+    """Return the figures of one stream. Raises BenchError if it had only one chunk with text.
+
+    `arrivals`: when each chunk with text arrived. `last_token`: when the runner returned the last token. Both
+    are in seconds of the same clock.
+    """
     gaps = [later - earlier for earlier, later in pairwise(arrivals)]
     if not gaps or stats.mean_tokens_per_second is None:
         raise BenchError("All tokens came in one chunk: measure a longer stream with --tokens.")

@@ -1,10 +1,10 @@
 """`throughput`: measure the total decode rate of many concurrent requests through the engine.
 
-`--batch` requests are submitted at once, each after `--context` tokens. The prefill of these is skipped,
-since it would take minutes for many long stories: their states, keys and values are random numbers, on which
-a step takes as long. The time is that of `--tokens` steps of the full batch, from the end of the first to the
-end of the last; then all requests are aborted. The bytes of a step are the weights once, and all else for
-each request.
+`--batch` requests with prompts of `--context` tokens are submitted at once. Their prefill is skipped, since
+it would take minutes for many long stories. Their states, keys and values are random numbers instead, with
+which a step takes as long. The measured time is that of `--tokens` steps of the full batch, from the end of
+the step before them to the end of the last; then all requests are aborted. The bytes of a step are the
+weights once, and the states, keys and values of each request.
 
 With `--full-attention`, every layer of the `--config`'s network is a full attention layer.
 """
@@ -39,7 +39,7 @@ class FilledRunner:
 
     Attributes:
         step_ends: the end times of the steps of the full batch, in seconds of the clock.
-        done: set after `steps` such steps.
+        done: an event that is set when `step_ends` has one more entry than `steps`.
     """
 
     def __init__(
@@ -57,7 +57,10 @@ class FilledRunner:
 
     @torch.inference_mode()
     def restore_prefix(self, handle: EngineSequence, prompt: Tokens) -> int:
-        """Mark all tokens of the prompt but the last as prefilled; return their number."""
+        """Mark all tokens of the prompt but the last as prefilled; return their number.
+
+        Reserves pages for these tokens.
+        """
         assert handle.slot is not None
         length = len(prompt) - 1
         self._runner._pool.reserve(handle.slot, length)
@@ -66,7 +69,7 @@ class FilledRunner:
         return length
 
     def decode(self, handles: Sequence[Any]) -> list[int | Exception]:
-        """Decode the next tokens."""
+        """Decode the next tokens; if the batch is full, record when the step ended."""
         outcomes = self._runner.decode(handles)
         if len(handles) == self._writers and not self.done.is_set():
             self.step_ends.append(self._clock())
@@ -131,12 +134,12 @@ def measure(options: Options) -> CaseResult:
 
 
 def _has_requests(info: EngineInfo) -> bool:
-    """Return whether a request is running or waiting; one just submitted is not running yet."""
+    """Return whether a request is running or waiting; a request just submitted waits at first."""
     return bool(info.active_requests or info.queued_requests)
 
 
 def mean_step_s(step_ends: Sequence[float]) -> float:
-    """Return the mean seconds between the ends of steps. Raises BenchError if there are too few."""
+    """Return the mean seconds between the ends of steps. Raises BenchError for fewer than 10 ends."""
     if len(step_ends) < 10:
         raise BenchError(
             f"All requests were decoded together for {len(step_ends)} steps only: measure more with --tokens."

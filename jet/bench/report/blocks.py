@@ -27,7 +27,10 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts, all as long as the head. The first column has words, the others figures."""
+    """A table of texts; every row has as many cells as the head.
+
+    The first column has words, the others figures.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -48,7 +51,7 @@ _MAX_NUMBER_LENGTH = 40  # characters; longer cells are words, not figures
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
-    """Render the report as Markdown, which refers to pictures in the same folder."""
+    """Render blocks as Markdown that refers to pictures in the same folder."""
     return "\n\n".join(map(_markdown, blocks)) + "\n"
 
 
@@ -65,7 +68,7 @@ def _markdown(block: Block) -> str:
 
 
 def to_html(blocks: Sequence[Block], pictures: dict[str, str]) -> str:
-    """Render the report as one HTML page without other files; `pictures`: file name → data URL."""
+    """Render blocks as one self-contained HTML page; `pictures`: file name → data URL."""
     title = next((block.text for block in blocks if isinstance(block, Heading)), "Report")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),

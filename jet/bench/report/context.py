@@ -34,12 +34,17 @@ _TEXT = (
 
 
 def memory_is_full(error: BaseException) -> bool:
-    """Return whether an error means that memory is full; torch has no own type for it on a CPU."""
+    """Return whether an error means that memory is full; for a CPU, torch raises no error type of its own."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class RunContext:
-    """Loads networks when they are first used, and keeps them until `release`."""
+    """Loads networks when they are first used, and keeps them until `release`.
+
+    Attributes:
+        exact: the float64 network's logits of `text`; None until they are computed.
+        failed: (sweep, "ours" or "full") → why memory was too small for a point of the sweep.
+    """
 
     def __init__(self, options: ReportOptions, device: torch.device, report: Report) -> None:
         self.options = options
@@ -53,7 +58,7 @@ class RunContext:
 
     @property
     def plan(self) -> Plan:
-        """Return how much is measured."""
+        """Return the plan: how many runs, tokens and sweep points are measured."""
         return self.options.plan
 
     @cached_property
@@ -75,12 +80,12 @@ class RunContext:
         return decode_weight_bytes(networks.random_network(self.config, "meta", torch.float32)) // 4
 
     def within(self, context: int, tokens: int) -> int:
-        """Return the context nearest to `context` that leaves room for `tokens` more."""
+        """Return `context`, at least 1, or less if the network's limit leaves no room for `tokens` more."""
         return max(1, min(context, self.config.max_position_embeddings - tokens))
 
     @property
     def _longest(self) -> int:
-        """Return the longest context that is measured."""
+        """Return the longest context that is measured, in tokens."""
         return self.within(max(self.plan.contexts), self.plan.tokens)
 
     @property
@@ -105,7 +110,7 @@ class RunContext:
 
     @cached_property
     def text(self) -> list[int]:
-        """Return the tokens of a fixed text; without a tokenizer, fixed token ids."""
+        """Return the tokens of a fixed text, at most 128; without a tokenizer, fixed token ids."""
         most = self.within(_TEXT_TOKENS, max(_TEXT_TOKENS // 4, self.plan.tokens))
         if self.options.config is not None:
             return self.prompt(most)
@@ -119,7 +124,7 @@ class RunContext:
     def variant(
         self, dtype: torch.dtype, attention: str, quantize: str | None = None
     ) -> JetNemotronForCausalLM:
-        """Load the same weights with another dtype, attention implementation or quantization."""
+        """Load the report's weights with another dtype, attention implementation or quantization."""
         if self.options.config is None:
             source = loading.resolve_path(self.options.name)
             return load_model(source, self.device, dtype, attention, quantize=quantize)
@@ -129,7 +134,10 @@ class RunContext:
         return model if quantize is None else quantize_network(model, quantize)
 
     def with_runner(self, model: JetNemotronForCausalLM, context: int, writers: int = 1) -> Network:
-        """Return a network with the runner that an engine would use for it."""
+        """Return `model` with an engine's runner for `writers` sequences of `context` tokens.
+
+        The result has an empty prompt. Raises BenchError if memory is too small.
+        """
         info = loading.engine_info(self.options.name, model, 0.0)
         tokenizer = networks.IdTokenizer()
         runner = networks.make_runner(model, tokenizer.stop_ids, context, writers)

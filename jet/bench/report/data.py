@@ -16,8 +16,9 @@ min, max, values}; all others are computed from the values. The data of each par
 
     bandwidth          figures: copy (B/s, read and write), product_<dtype> (FLOP/s of a square product)
     loading            figures: load, warm_up, first_token, generation (s), speed (tok/s); tokens; context;
-                       requests; once, reload: {values, total} seconds of so many requests, loading once and
-                       loading for each; process_bytes, device_bytes
+                       requests: the number of requests compared; once, reload: {values, total}, the seconds
+                       of each request and their sum, with one load for all and with a load for each;
+                       process_bytes, device_bytes
     standing           the JSON of `python -m jet.bench decode`; and elements: the number of weights that a
                        token reads
     kernels            the JSON of `python -m jet.bench kernels`
@@ -33,7 +34,8 @@ min, max, values}; all others are computed from the values. The data of each par
                        of one step of ours); memory: ours, full (bytes of all sequences' states, null if
                        failed); context, batch, parameters: ours, full
     projections        networks: name → {bytes, rows: [{card, bandwidth, fits, ceiling, projected}]} with
-                       ceiling = bandwidth / bytes and projected = share × ceiling in tok/s; share
+                       ceiling = bandwidth / bytes and projected = share × ceiling in tok/s; share: this
+                       GPU's bandwidth utilization, null for a CPU
 """
 
 from __future__ import annotations
@@ -52,7 +54,10 @@ MEASURED, NOT_MEASURED = "measured", "not measured"
 
 @dataclass(frozen=True)
 class ReportProgress:
-    """The progress of a run: the section that begins, its index, and the number of sections."""
+    """The progress of a run: the name of the section that begins, its index, and the number of sections.
+
+    After the last section, `part` is empty and `done` equals `total`.
+    """
 
     part: str
     done: int
@@ -81,7 +86,7 @@ class Report:
         return str(self.parts[name]["reason"]) if name in self.parts else "the run did not get there"
 
     def under(self, prefix: str) -> dict[str, dict[str, Any]]:
-        """Return the parts whose name begins with `prefix`, by the rest of the name."""
+        """Return the parts whose names begin with `prefix`; the keys are the names without it."""
         return {name[len(prefix) :]: part for name, part in self.parts.items() if name.startswith(prefix)}
 
     def metrics(self) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -21,16 +21,16 @@ def measure(ctx: RunContext) -> dict[str, Any]:
 
 
 def measure_kernels(ctx: RunContext) -> dict[str, Any]:
-    """Measure the time of a step, operation by operation."""
+    """Measure the time of a decode step, one kind of operation after the other."""
     ctx.release()
     context = ctx.within(CONTEXT, 4)
     return kernels.measure(ctx.options.bench_options("kernels", context=context, runs=5)).as_json()
 
 
 def int8_speedup(efficiency: dict[str, Any]) -> float | None:
-    """Return the decode speedup of one-byte weights at the same bandwidth utilization.
+    """Return the expected decode speedup of one-byte weights at the same bandwidth utilization.
 
-    None if weights take at most 1.1 bytes already.
+    The result is None if weights take at most 1.1 bytes each already.
     """
     floor, elements = efficiency["floor"], efficiency["elements"]
     smaller = floor["total"] - floor["weights"] + elements
@@ -41,7 +41,7 @@ def time_breakdown(efficiency: dict[str, Any], step: dict[str, Any] | None) -> d
     """Split the seconds of one token at the engine's median speed into parts that add up: name → seconds.
 
     The parts are the roofline minimum, the time of the step's operations beyond it, and the remaining time
-    between steps.
+    between steps. Without a measured `step` no longer than the token, the last two are one part.
     """
     token = 1 / efficiency["figures"]["engine"]["median"]
     floor = efficiency["floor"]["seconds"]

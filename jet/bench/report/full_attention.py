@@ -19,7 +19,7 @@ _STEP = 16  # widths are multiples of this
 
 
 def random_full_attention(ours: JetNemotronForCausalLM) -> JetNemotronForCausalLM:
-    """Return the full-attention baseline of a network, with random weights, on its device, in its dtype."""
+    """Return the full-attention baseline of `ours`, with random weights and its device and dtype."""
     config = ours.config
     assert isinstance(config, JetNemotronConfig)
     return random_network(full_attention_config(config, count(ours)), ours.device, ours.dtype)

@@ -37,7 +37,7 @@ _NAME_PARTS = {
 
 
 def find_gpu_spec(device_name: str) -> GpuSpec | None:
-    """Return the data of a device by its name; None if it is not in the list."""
+    """Return the data of a GPU by the name that its driver reports; None if it is not in the list."""
     if "Laptop" in device_name and "3060" not in device_name:
         return None
     for spec in GPU_SPECS:

@@ -1,8 +1,7 @@
-"""Section 2: loading, warm-up, first token and generation.
+"""Section 2: loading, warm-up, first token and generation; one load for all requests and a load for each.
 
-And loading once compared with loading per request.
-
-All is measured in this process, without importing libraries, which `python -m jet.bench start` measures.
+All is measured in this process, so importing libraries is not included. `python -m jet.bench start` measures
+the imports.
 """
 
 from __future__ import annotations
@@ -32,7 +31,10 @@ _LABELS = {
 
 
 def measure(ctx: RunContext) -> dict[str, Any]:
-    """Load, warm up and serve one request repeatedly; after the last load, serve all requests."""
+    """Load, warm up and serve one request, four times; after the last load, serve three more requests.
+
+    The seconds of four requests with one load are then compared with those of a load for each request.
+    """
     ctx.release()
     room = ctx.config.max_position_embeddings // 2
     tokens, context = min(TOKENS, room), min(CONTEXT, room)

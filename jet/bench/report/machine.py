@@ -85,7 +85,10 @@ def product_throughput(device: torch.device, dtype: torch.dtype) -> Samples:
 def rate(
     run: Callable[[], object], quantity: float, clock: Callable[[], float] = time.perf_counter
 ) -> Samples:
-    """Measure `quantity`, the amount that a run processes, per second of several runs after a warm-up."""
+    """Time several runs after a warm-up; return `quantity` per second, one value for each run.
+
+    `quantity`: the amount of bytes or operations that one run processes.
+    """
     run()
     values = []
     for _ in range(_RUNS):

@@ -15,13 +15,15 @@ STORY_MODEL = "assets/story-model"
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured.
+    """The number of runs, tokens and sweep points that a report measures.
 
     Attributes:
-        runs: the number of measured runs of everything.
+        runs: the measured runs of a variant, and the most of a sweep point, which may have fewer if it is
+            slow.
         tokens: the number of tokens decoded in one run of a sweep or a variant.
         contexts, batches: points of the sweeps; those that do not fit in memory are reported as missing.
-        efficiency_tokens, efficiency_runs: tokens and runs of the figures of section 3.
+        efficiency_tokens, efficiency_runs: the tokens of a run, and the runs, for the decode rate in section
+            3.
     """
 
     runs: int
@@ -43,10 +45,13 @@ class ReportOptions:
     Attributes:
         model: folder or hub id of a checkpoint; the story model if neither this nor `config` is given.
         config: a config.json whose network gets random weights.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: "auto", "float32", "bfloat16" or "float16".
         full: whether to measure for many minutes instead of one.
         output: the folder for the report's files.
         progress: whether to print the progress as lines of JSON, for other programs.
-        quantize: "int8" or "int4" to quantize the weights, except in the section that compares dtypes.
+        quantize: "int8" or "int4" to quantize the weights, except in the section that compares dtypes; None
+            to leave them.
     """
 
     model: str | None = None
@@ -60,22 +65,22 @@ class ReportOptions:
 
     @property
     def plan(self) -> Plan:
-        """Return how much is measured."""
+        """Return the plan of `--full` or of `--quick`."""
         return FULL if self.full else QUICK
 
     @property
     def name(self) -> str:
-        """Return the model's name."""
+        """Return the folder or hub id of the checkpoint, or the path of the config."""
         return self.model or str(self.config or STORY_MODEL)
 
     def bench_options(self, command: str = "decode", **more: Any) -> Options:
-        """Return the options of a `jet.bench` command on the same network."""
+        """Return the options of a `jet.bench` command on the same network; `more`: further fields of them."""
         model = None if self.config else self.name
         more = {"device": self.device, "dtype": self.dtype, "quantize": self.quantize, **more}
         return Options(command, model, self.config, **more)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the options for the report's JSON, without the output folder, which changes no figure."""
+        """Return the options for the report's JSON, without `output` and `progress`, which change nothing."""
         values = asdict(self) | {"model": None if self.config else self.name}
         values["config"] = None if self.config is None else str(self.config)
         del values["output"], values["progress"]

@@ -35,7 +35,7 @@ def measure(ctx: RunContext) -> dict[str, Any]:
 def project(size: int, share: float | None) -> dict[str, Any]:
     """Return, for each GPU in GPU_SPECS, whether a network of `size` bytes fits, and its highest tok/s.
 
-    `share`: the bandwidth utilization for the projected tok/s; None gives none.
+    `share`: the bandwidth utilization to assume for the projected tok/s. If it is None, "projected" is None.
     """
     rows = [
         {

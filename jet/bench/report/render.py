@@ -55,7 +55,7 @@ def _summary(report: Report) -> Iterator[Block]:
 
 
 def noisy_metrics(report: Report) -> list[str]:
-    """Return the names of the figures whose quartiles are far apart."""
+    """Return the names of the figures whose quartiles are more than 10 % of the median apart."""
     return [
         path
         for path, figure in report.metrics()
@@ -150,7 +150,7 @@ def _loading(report: Report) -> Iterator[Block]:
 
 
 def verdict(report: Report) -> str:
-    """Return one sentence about the reached bandwidth utilization."""
+    """Return one sentence about the reached bandwidth utilization; "" if it was not measured."""
     efficiency = report.data("standing")
     if efficiency is None:
         return ""

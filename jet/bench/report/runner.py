@@ -46,7 +46,8 @@ def run(
     before the next part; Ctrl-C ends it within a part. Either way the report of the finished parts is
     returned, and the folder keeps them for a later run.
 
-    Raises ImpossibleError for an impossible figure, HardwareError for a missing device.
+    Raises ImpossibleError for an impossible figure, HardwareError for a missing device, and NotFiniteError if
+    the network's weights are not finite.
     """
     device = hardware.choose_device(options.device)
     partial = options.output / PARTIAL
@@ -75,7 +76,10 @@ def run(
 
 
 def _measure(section: sections.Section, ctx: RunContext) -> dict[str, Any]:
-    """Measure one section. Its errors are recorded; only an impossible figure ends the run."""
+    """Measure one section; return the part that report.json stores.
+
+    Its errors are recorded in the part. Only an impossible figure and weights that are not finite are raised.
+    """
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     started = time.monotonic()
     data, reason = None, None

@@ -31,9 +31,9 @@ _MAX_POINT_S = 20.0  # of a point's runs: where one takes long, there are fewer,
 
 
 def measure_context(ctx: RunContext, context: int) -> dict[str, Any]:
-    """Measure prefill and decode of one sequence with `context` tokens.
+    """Measure prefill and decode of one sequence with `context` tokens, fewer near the network's limit.
 
-    Slightly fewer at the model's limit.
+    Raises BenchError if `context` is above that limit.
     """
     most = ctx.config.max_position_embeddings
     if context > most:
@@ -55,9 +55,9 @@ def measure_batch(ctx: RunContext, batch: int) -> dict[str, Any]:
 def _with_batch(
     ctx: RunContext, network_name: str, context: int, batch: int, closing: ExitStack
 ) -> dict[str, Network]:
-    """Return the network of a name with a runner for `batch` sequences.
+    """Return `network_name` → its network with a runner for `batch` sequences.
 
-    An empty dict if memory is too small.
+    If memory is too small, the result is empty, and `ctx.failed` says why. `closing` closes the runner.
     """
     model = (ctx.network if network_name == "ours" else ctx.full).model
     if ("batch", network_name) in ctx.failed:
@@ -121,7 +121,7 @@ def run_networks(
     """Run the networks in turn; return the figures, and the reason for each network without figures.
 
     A network for which memory was too small is left out of the larger points of a sweep. Raises MemoryError
-    if none is left.
+    if none is left. `cases`: "ours" or "full" → a function that runs it once and returns its figures.
     """
     seconds = 0.0
     running = {
@@ -177,7 +177,14 @@ def _check_plausible(
 
 
 def refuse_impossible(doing: str, found: float, most: float, what: str) -> None:
-    """Raise ImpossibleError if `found` bytes or operations a second exceed `most`, the highest measured."""
+    """Raise ImpossibleError if `found`, a number of bytes or operations a second, exceeds `most`.
+
+    Args:
+        doing: the measured activity, for the message.
+        found: the rate of that activity.
+        most: the highest rate that was measured on this machine.
+        what: the unit, "bytes" or "operations".
+    """
     if found > most:
         raise ImpossibleError(
             f"The measurement is wrong: {doing} would have done {found:.3g} {what} a second, and the most "

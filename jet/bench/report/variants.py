@@ -31,7 +31,7 @@ _NUM_GENERATED = 32
 
 
 class Deviation(NamedTuple):
-    """The deviation from float64; fields as in the report's schema."""
+    """The deviation from float64; jet/bench/report/data.py describes the fields."""
 
     relative: float | None
     logprob: float
@@ -40,7 +40,10 @@ class Deviation(NamedTuple):
 
 
 def measure(ctx: RunContext, dtype: torch.dtype, implementation: str) -> dict[str, Any]:
-    """Measure speed and deviation of one dtype and implementation."""
+    """Measure speed and deviation of one dtype and attention implementation.
+
+    Raises BenchError for flash-attn if it is not installed.
+    """
     ctx.release()
     prompt = ctx.text
     sampling = SamplingParams(max_new_tokens=ctx.plan.tokens, seed=0, temperature=0, repetition_penalty=1)
@@ -99,7 +102,7 @@ def _measure_ours(
 
 
 def _exact(ctx: RunContext) -> Tensor:
-    """Return the float64 network's logits of the text, computed once."""
+    """Return the float64 network's logits of the fixed text `[T, V]`; compute them at the first call."""
     if ctx.exact is None:
         ctx.exact = logits(_in_float64(ctx), ctx.text)
     return ctx.exact
@@ -111,13 +114,13 @@ def _in_float64(ctx: RunContext) -> JetNemotronForCausalLM:
 
 @torch.inference_mode()
 def logits(model: JetNemotronForCausalLM, tokens: list[int]) -> Tensor:
-    """Return the logits at every position, `[T, V]` float64, on the CPU."""
+    """Return the logits at every position, `[T, V]` (tokens, vocabulary) in float64, on the CPU."""
     out = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits[0]
     return out.double().cpu()  # type: ignore[no-any-return]
 
 
 def generate_greedily(network: Network, prompt: list[int]) -> tuple[list[int], list[float]]:
-    """Generate greedily after a text; return the tokens and their log-probabilities."""
+    """Generate 32 tokens greedily after a prompt; return the tokens and their log-probabilities."""
     sampling = SamplingParams(max_new_tokens=_NUM_GENERATED, seed=0, temperature=0, repetition_penalty=1)
     sequence = network.runner.allocate(sampling, 1)
     try:
