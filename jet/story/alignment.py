@@ -2,8 +2,8 @@
 
 The text of a stream is final when it arrives, but the texts of its tokens may not add up to it: a token that
 ends inside a character has no valid text, some tokenizers drop a space, and text may be held back. So each
-token's text is searched in the stream's text; characters between two matches belong to the last unmatched
-token between them.
+token's text is searched in the stream's text. Characters between two matches belong to the last unmatched
+token between the matches.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Aligner:
         self._pending: list[TokenLogprobs] = []
 
     def add(self, text: str, details: Sequence[TokenLogprobs]) -> list[Token]:
-        """Add a chunk. Returns the tokens whose characters are certain now."""
+        """Add a chunk; return the tokens whose numbers of characters are certain now."""
         self._text += text
         self._pending += details
         lengths = align(self._text, [detail.sampled.text for detail in self._pending])
@@ -37,7 +37,7 @@ class Aligner:
     def finish(self) -> list[Token]:
         """Return the remaining tokens at the end of the stream.
 
-        The last of them gets the rest of the text.
+        The last token gets the rest of the text.
         """
         if not self._pending:
             return []
@@ -53,7 +53,7 @@ class Aligner:
 
 
 def align(text: str, tokens: Sequence[str]) -> list[int]:
-    """Return how many characters each token added to the text, up to the last token that is found in it.
+    """Return how many characters each token added to the text, up to the last token whose text is found.
 
     A token can be found if its text is not empty and has no replacement character.
     """

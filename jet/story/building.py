@@ -12,8 +12,9 @@ from jet.story.guidance import Guidance
 def build_prompt(builder: ContextBuilder, engine: Engine, request: Request, guidance: Guidance) -> Prompt:
     """Build the prompt for continuing `request.prompt` with guidance.
 
-    Reserves at most half of the context for new tokens: generation may end sooner. `builder` counts with
-    `engine.count_tokens`. Raises RequestError if it does not fit.
+    At most half of the context is reserved for new tokens, even if the request asks for more, since
+    generation may end sooner. `builder` must count with `engine.count_tokens`. Raises RequestError if the
+    guidance leaves no room for the story.
     """
 
     def count_prompt(text: str, instruction: str) -> int:
@@ -27,5 +28,5 @@ def build_prompt(builder: ContextBuilder, engine: Engine, request: Request, guid
 
 
 def guided(request: Request, prompt: Prompt) -> Request:
-    """Return the request with the text and the instruction of a prompt."""
+    """Return `request` with the text and the instruction of `prompt`."""
     return replace(request, prompt=prompt.text, instruction=prompt.instruction)

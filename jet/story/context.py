@@ -1,12 +1,12 @@
 """Build the prompt within a token budget: memory, lore, story and author's note.
 
-Order: memory, triggered lore, the story up to where the model continues, and the author's note a few lines
-above the end. A story that is too long loses its beginning.
+The order is: memory, triggered lore, the story up to where the model continues, and the author's note a few
+lines above the end. A story that is too long loses its beginning.
 
 The cut stays in place while the story grows. An engine that still has the state of the prompt then prefills
 only new tokens; a cut that moved with every token would invalidate its cache each time. So the story is cut
 only at fixed points, about one in every eighth of the context, which depend on the text before them alone.
-The cut rests at one point until the story has outgrown the budget again, and then moves to the next.
+The cut stays at one point until the story has outgrown the budget again, and then moves to the next.
 """
 
 from __future__ import annotations
@@ -52,10 +52,11 @@ class PromptPart:
 
     Attributes:
         kind: memory, lore, about, story or note.
-        title: a title to show, such as "Memory" or that of a lore entry.
-        text: exactly as in the prompt, line breaks included.
-        tokens: number of its tokens.
-        start: offset of its first character in the story; None for other parts.
+        title: a title to show, such as "Memory" or the title of a lore entry.
+        text: the text exactly as in the prompt, line breaks included.
+        tokens: the number of tokens of the text.
+        start: the offset in the story of the part's first character; None for parts that are not of the
+            story.
     """
 
     kind: Kind
@@ -84,7 +85,8 @@ class Prompt:
         omitted: guidance and story text that did not fit.
         tokens: the tokens of the whole prompt; not always the sum over its parts, which may share a token.
         budget: maximum tokens of a prompt: the context minus the new tokens.
-        instruction_parts: number of parts that are a chat model's instruction; the others begin its answer.
+        instruction_parts: the number of parts at the start that are a chat model's instruction; the parts
+            after them begin the model's answer.
     """
 
     parts: tuple[PromptPart, ...]
@@ -122,7 +124,10 @@ class ContextBuilder:
     """Builds prompts. Keep one per model: it caches the token counts of the story's lines."""
 
     def __init__(self, count_tokens: Callable[[str], int]) -> None:
-        """`count_tokens` returns the tokens of a text, without special tokens around it."""
+        """Create a builder for a model.
+
+        `count_tokens` returns the number of tokens of a text, without special tokens around it.
+        """
         self._count = lru_cache(maxsize=MAX_CACHED_COUNTS)(count_tokens)
         self._count_whole = count_tokens  # of texts too long to remember
         self._latest: tuple[str, list[_Unit]] = "", []
@@ -203,7 +208,10 @@ class ContextBuilder:
         )
 
     def _units(self, story: str) -> list[_Unit]:
-        """Return the story's units. Units of the latest story's common prefix are reused."""
+        """Return the story's units: each line with the empty lines after it, or a part of a long line.
+
+        Units in the common prefix with the previous story are reused.
+        """
         before, known = self._latest
         same = common_prefix(before, story)
         index = max(0, bisect_left(known, same, key=_start_of) - 1)
@@ -215,7 +223,11 @@ class ContextBuilder:
         return units
 
     def _cut(self, units: list[_Unit], budget: int, interval: int) -> list[_Unit]:
-        """Return the units from the first cut point on from which the story fits."""
+        """Return the units from the first cut point whose rest of the story fits in `budget` tokens.
+
+        `interval`: the tokens between two cut points. If no cut point fits, as many units as possible are
+        kept.
+        """
         sums = list(accumulate((unit.tokens for unit in units), initial=0))
         overflow = sums[-1] - budget
         if overflow <= 0:
@@ -234,9 +246,10 @@ class ContextBuilder:
         return units[first:] if first < len(units) else self._end_of(units[-1], budget)
 
     def _end_of(self, unit: _Unit, budget: int) -> list[_Unit]:
-        """Return the longest suffix of a unit that fits.
+        """Return the longest end of a unit that fits in `budget` tokens.
 
-        Assumes that longer texts have at least as many tokens.
+        The end begins after white space, if possible. The list is empty if no character fits. Assumes that
+        longer texts have at least as many tokens.
         """
         too_few, enough = 0, len(unit.text)  # characters that are cut: too few, enough
         while enough - too_few > 1:
@@ -286,7 +299,7 @@ class ContextBudget:
         self._add(PromptPart("memory", "Memory", text, tokens))
 
     def add_note(self, note: AuthorsNote) -> None:
-        """Add the author's note, whose position is decided later."""
+        """Add the author's note, or omit it if it does not fit. The prompt's builder decides its position."""
         if not note.text.strip():
             return
         text = f"[Author's note: {note.text.strip()}]\n"
@@ -309,7 +322,10 @@ class ContextBudget:
         return True
 
     def add_lore(self, lore: tuple[LoreEntry, ...], story: str) -> None:
-        """Add the entries that the story triggers, by their order, as long as they fit."""
+        """Add the lore entries that are constant or that the story triggers, by their `order`.
+
+        Entries that do not fit are omitted.
+        """
         search = KeywordSearch(story)
         for entry in sorted(lore, key=lambda entry: entry.order):
             active = entry.enabled and bool(entry.content.strip())
@@ -321,7 +337,10 @@ class ContextBudget:
                     self.parts.append(part)
 
     def add_about(self, about: str, budget: int, uses_chat: bool) -> None:
-        """Add the instruction for a chat model; omit it for other models."""
+        """Add the instruction for a chat model; omit it for other models.
+
+        Raises PromptError if the instruction does not fit.
+        """
         text = f"Write me a story about {about.strip()}"
         tokens = self._count(text)
         if not uses_chat:
@@ -349,7 +368,7 @@ class ContextBudget:
 
 
 def is_triggered(entry: LoreEntry, story: str) -> bool:
-    """Return whether the entry's keywords trigger it in the part of the story that it scans."""
+    """Return whether a lore entry's keywords trigger it in the end of the story that the entry scans."""
     return _is_triggered(entry, KeywordSearch(story), story)
 
 
@@ -367,14 +386,15 @@ def _is_triggered(entry: LoreEntry, search: KeywordSearch, story: str) -> bool:
 
 
 def _as_paragraph(text: str) -> str:
-    """Return guidance as a separate paragraph."""
+    """Return guidance as a separate paragraph, with a blank line after it."""
     return text.strip("\n") + "\n\n"
 
 
 def _split(story: str, start: int = 0) -> Iterator[tuple[int, str]]:
-    """Yield (offset, unit) from a line's start: each line with the empty lines after it; long ones in parts.
+    """Yield the units of the story from `start` on, the beginning of a line, as (offset, text).
 
-    An edit leaves the units of other lines unchanged; an append changes the last one only.
+    A unit is a line with the empty lines after it. A long line gives several units. An edit leaves the units
+    of other lines unchanged; an append changes the last unit only.
     """
     for line in _LINE.finditer(story, start):
         start, end = line.span()
@@ -395,7 +415,7 @@ def _find_split(story: str, start: int, limit: int) -> int:
 
 
 def _insert_note(units: list[_Unit], note: PromptPart | None, placement: AuthorsNote) -> list[PromptPart]:
-    """Return the story as one part, or as two with the note between them."""
+    """Return the story as one part, or as two parts with the note between them."""
     if not units:
         return [note] if note else []
     if note is None:
@@ -413,9 +433,9 @@ def _to_story_part(units: list[_Unit]) -> PromptPart:
 
 
 def _start_of_last(text: str, number: int, unit: Literal["lines", "paragraphs"]) -> int:
-    """Return the offset at which the last `number` lines or paragraphs begin; 0 if there are no more.
+    """Return the offset at which the last `number` lines or paragraphs begin; 0 if the text has fewer.
 
-    Blank lines are not counted. The end of the text needs no line break.
+    Blank lines are not counted. The last line counts even without a line break at its end.
     """
     end, found, in_paragraph = len(text), 0, False
     while end > 0:

@@ -86,7 +86,7 @@ def _anchors(old: str, new: str, unit: re.Pattern[str]) -> list[tuple[int, int, 
 
 
 def _unique_units(text: str, unit: re.Pattern[str]) -> dict[str, int]:
-    """Return the offsets of the units that occur exactly once."""
+    """Return unit → offset for the units that occur exactly once in the text."""
     units = [(match.group(), match.start()) for match in unit.finditer(text)]
     counts = Counter(found for found, _ in units)
     return {found: start for found, start in units if counts[found] == 1}

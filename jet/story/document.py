@@ -1,7 +1,8 @@
 """The story that a page shows: its text with the author of every character, its branches, Undo and Redo.
 
 A `Document` belongs to one page and is used from one thread at a time. Everything it returns is immutable.
-While the model is generating, only the page's view can change: to edit, stop it first.
+While the model is generating, the writer can only choose the branch on the page. Stop the model before any
+other change.
 """
 
 from __future__ import annotations
@@ -76,7 +77,10 @@ class Document:
         stops: tuple[str, ...] = (),
         author: str = "",
     ) -> None:
-        """Create a new story, or restore one from its `tree`."""
+        """Create a new story, or restore one from its `tree`.
+
+        `guidance` and `sampling`: None for those of the tree, and for the defaults.
+        """
         tree = tree or Tree({0: Branch(0)}, current=0)
         self.title = title
         self.author = author
@@ -165,11 +169,17 @@ class Document:
 
     @property
     def retry_offset(self) -> int:
-        """Return the offset at which the latest continuation of the page's branch begins."""
+        """Return the offset at which the latest continuation of the page's branch begins.
+
+        Raises StoryError if there is no continuation.
+        """
         return length_of(self.tree.branch().pieces[: self._latest_generation_index()])
 
     def _latest_generation_index(self) -> int:
-        """Return the index of the first piece of the latest continuation on the page's branch."""
+        """Return the index of the first piece of the latest continuation on the page's branch.
+
+        Raises StoryError if there is no continuation.
+        """
         pieces = self.tree.branch().pieces
         written = [piece.span.id for piece in pieces if piece.span.generation is not None]
         if not written:
@@ -185,11 +195,11 @@ class Document:
         return list(token_ranges(self.tree.branch(branch).pieces))
 
     def token_at(self, offset: int) -> TokenRange | None:
-        """Return the token that added the character at `offset` of the text on the page."""
+        """Return the token that added the character at `offset` of the text on the page; None if none did."""
         return next((found for found in self.tokens() if found.start <= offset < found.end), None)
 
     def generation(self, span: int) -> Generation | None:
-        """Return how a span on the page was generated; None if it is the writer's or not there."""
+        """Return how a span was generated; None if the writer wrote it or it is not on the page."""
         return next((p.span.generation for p in self.tree.branch().pieces if p.span.id == span), None)
 
     def outline(self) -> list[BranchView]:
@@ -197,7 +207,7 @@ class Document:
         return self.tree.outline()
 
     def compare(self, first: int, second: int) -> Comparison:
-        """Compare two branches."""
+        """Return the common beginning of two branches and how each continues."""
         return self.tree.compare(first, second)
 
     # --- the writer ------------------------------------------------------------------------------------
@@ -225,14 +235,14 @@ class Document:
         return True
 
     def set_guidance(self, guidance: Guidance) -> None:
-        """Set the guidance from here on."""
+        """Set the guidance, as a step for `undo`."""
         if guidance == self.guidance:
             return
         self._check_idle()
         self._push(replace(self.tree, guidance=guidance))
 
     def fork(self, offset: int) -> int:
-        """Create a branch with the text up to `offset` and put it on the page. Returns its id."""
+        """Create a branch with the text up to `offset`, put it on the page, and return its id."""
         self._check_idle()
         parent = self.tree.branch()
         self._check_offset(offset)
@@ -243,8 +253,8 @@ class Document:
     def replace_token(self, offset: int, choice: int) -> int:
         """Replace the token at `offset` by an alternative, on a new branch that goes on the page.
 
-        Text after the token stays on the old branch, except for the suffix that was there when the model
-        generated.
+        The new branch lacks the text that the model generated after the token. It keeps text that followed
+        the continuation when the continuation was generated. The old branch stays as it is.
 
         Args:
             offset: the offset of any character of the token.
@@ -277,16 +287,19 @@ class Document:
     # --- the model -------------------------------------------------------------------------------------
 
     def start_continuation(self, model: str, sampling: SamplingParams, at: int | None = None) -> Continuation:
-        """Start a continuation on the page at an offset, default the end. Text behind it stays behind it."""
+        """Start a continuation on the page at the offset `at`; None for the end of the text.
+
+        Text behind the offset stays behind the continuation.
+        """
         self._check_idle()
         before, after = self._split_at(at)
         return self._start(self.tree, [(self.current, before, after)], model, [sampling])[0]
 
     def retry(self, model: str, sampling: SamplingParams) -> Continuation:
-        """Start another continuation where this branch's latest one began, on a new branch beside it.
+        """Start another continuation where the latest one on the page began.
 
-        The new branch goes on the page. Its prompt is the same, so for the engine a retry is an ordinary
-        prefix hit.
+        It is on a new branch, which goes on the page. Its prompt is the same, so for the engine a retry is an
+        ordinary prefix hit.
         """
         self._check_idle()
         old = self.tree.branch()
@@ -298,9 +311,9 @@ class Document:
         return self._start(tree, [(branch.id, before, after)], model, [sampling])[0]
 
     def start_rewrite(self, model: str, sampling: SamplingParams, start: int, end: int) -> Continuation:
-        """Start a continuation in the place of the text from `start` to `end`, on a new branch on the page.
+        """Start a continuation that replaces the text from `start` to `end`.
 
-        What it replaces stays on the old branch.
+        It is on a new branch, which goes on the page. The replaced text stays on the old branch.
         """
         self._check_idle()
         self._check_offset(start)
@@ -316,7 +329,13 @@ class Document:
     ) -> list[Continuation]:
         """Start several continuations of the text on the page, each on a branch of its own.
 
-        The page keeps its branch. `select_branch` puts one of them on the page, also while generating.
+        The page keeps its branch. `select_branch` puts one of the new branches on the page, also while
+        generating.
+
+        Args:
+            model: the name of the model.
+            samplings: the sampling parameters of each continuation, 1 to `MAX_VARIANTS`.
+            at: the offset at which all continuations begin; None for the end of the text.
         """
         self._check_idle()
         if not 1 <= len(samplings) <= MAX_VARIANTS:
@@ -333,8 +352,10 @@ class Document:
     # --- branches and steps ----------------------------------------------------------------------------
 
     def select_branch(self, branch: int) -> None:
-        """Put a branch on the page. Consecutive selections are one step; none while the model is
-        generating."""
+        """Put a branch on the page.
+
+        Consecutive selections make one step. A selection while the model is generating makes none.
+        """
         tree = self.tree.selecting(branch)
         if self._running:
             self._history.replace(tree)
@@ -342,7 +363,7 @@ class Document:
             self._push(tree, _SELECT, join=True)
 
     def rename(self, branch: int, name: str) -> None:
-        """Name a branch, on one line; an empty name removes it."""
+        """Name a branch; the name is put on one line. An empty name removes the branch's name."""
         self._check_idle()
         old = self.tree.branch(branch)
         new = replace(old, name=check_name(clean(name)))
@@ -355,13 +376,13 @@ class Document:
         self._push(self.tree.without(branch))
 
     def undo(self) -> bool:
-        """Revert the latest step. Returns whether there was one."""
+        """Revert the latest step. Return whether there was a step."""
         self._check_idle()
         self._last_step = None
         return self._history.undo()
 
     def redo(self) -> bool:
-        """Repeat the step that was reverted last. Returns whether there was one."""
+        """Repeat the step that was reverted last. Return whether there was a step."""
         self._check_idle()
         self._last_step = None
         return self._history.redo()
@@ -382,7 +403,7 @@ class Document:
             raise StoryError(f"There is no place {offset} in a text of {length} characters.")
 
     def _split_at(self, at: int | None) -> tuple[Pieces, Pieces]:
-        """Split the page's pieces at an offset, default the end."""
+        """Split the page's pieces at the offset `at`; None for the end."""
         pieces = self.tree.branch().pieces
         if at is None:
             return pieces, ()
@@ -401,7 +422,10 @@ class Document:
             self._last_step = kind
 
     def _keep_undone_generations(self, tree: Tree) -> Tree:
-        """Turn generated text that Undo has reverted into branches, before a new step ends Redo."""
+        """Return the tree with branches for generated text that Undo has reverted.
+
+        A new step ends Redo, which could have restored this text.
+        """
         if not self._history.future:
             return tree
         known = {piece.span.id for branch in tree.branches.values() for piece in branch.pieces}
@@ -439,8 +463,8 @@ class Document:
     def _remove_continuation(self, continuation: Continuation) -> None:
         """Remove an ended continuation from the running ones.
 
-        If it has no text, its branch is removed. If all continuations of a step have none, the step is
-        removed from the history.
+        If the continuation has no text, the branch that was created for it is removed. If no continuation of
+        a step has text, the step is removed from the history.
         """
         del self._running[continuation.branch]
         self._any_text = self._any_text or bool(continuation.text)
@@ -451,15 +475,16 @@ class Document:
 
 
 class Continuation:
-    """A continuation under way. Use it in a `with` block, so that it ends in any case.
+    """A continuation that the model is generating. Use it in a `with` block, so that it ends in any case.
 
     Attributes:
-        branch: id of its branch.
-        start: offset at which it begins.
-        text: generated so far; the document has it already.
-        limit: characters to keep when it ends; None for all.
-        unfinished: the incomplete sentence at the end of the generated text, which is cut off in the end.
-        cuts: whether such a sentence is cut off.
+        branch: the id of the continuation's branch.
+        start: the offset in the branch's text at which the continuation begins.
+        text: the text generated so far; the document has it already.
+        limit: the number of characters to keep when the continuation ends; None for all.
+        unfinished: the incomplete sentence that `finish` cuts off the end of the text; empty if there is
+            none.
+        cuts: whether an incomplete sentence is cut off.
     """
 
     def __init__(
@@ -491,7 +516,7 @@ class Continuation:
 
     @property
     def starts_at_token_boundary(self) -> bool:
-        """Return whether the text before it ends at a token boundary that the writer has not edited."""
+        """Return whether the text before the continuation ends with a whole token that is unedited."""
         return ends_at_token_boundary(self._prefix)
 
     @property
@@ -500,7 +525,10 @@ class Continuation:
         return text_of(self._suffix)
 
     def add_chunk(self, chunk: TokenChunk) -> None:
-        """Append a chunk of the engine's stream; a finish reason ends it. Raises StoryError like `append`."""
+        """Append a chunk of the engine's stream; end the continuation if the chunk has a finish reason.
+
+        Raises StoryError like `append`.
+        """
         chunk = self._breaks.chunk(chunk)
         self.append(chunk.text, self._aligner.add(chunk.text, chunk.logprobs))
         if chunk.stats.finish_reason is not None:
@@ -512,7 +540,10 @@ class Continuation:
             self.limit, self.unfinished = len(self.text) - len(unfinished), unfinished
 
     def append(self, text: str, tokens: Iterable[Token] = ()) -> None:
-        """Append text. Raises StoryError if the continuation has ended or the story is full."""
+        """Append text, and the tokens whose characters are certain by now.
+
+        Raises StoryError if the continuation has ended or the story is full.
+        """
         if self._document is None:
             raise StoryError("This continuation has ended.")
         generation = replace(self._generation, tokens=(*self._generation.tokens, *tokens))
@@ -524,7 +555,7 @@ class Continuation:
         """End the continuation; its text stays. A second call does nothing.
 
         Args:
-            reason: as in `RequestStats.finish_reason`; None if it was interrupted.
+            reason: as in `RequestStats.finish_reason`; None if the continuation was interrupted.
         """
         document, self._document = self._document, None
         if document is None:
@@ -562,7 +593,8 @@ def _tokens_within(tokens: Sequence[Token], limit: int) -> tuple[Token, ...]:
 def _suffix_of(pieces: Pieces, span: int) -> Pieces:
     """Return the pieces that followed a span when the model generated it, as far as they still exist.
 
-    A continuation at the end of the text had no suffix; text that follows it now was added later.
+    A continuation that was generated at the end of the text had no suffix; text that follows it now was added
+    later.
     """
     last = max(index for index, piece in enumerate(pieces) if piece.span.id == span)
     generation = pieces[last].span.generation

@@ -1,4 +1,4 @@
-"""Apply the writer's changes to pieces, which keep their authors elsewhere."""
+"""Apply the writer's changes to pieces; unchanged text keeps its author."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _MAX_SPAN_CHARACTERS = 16_000  # of one span of the writer: what is cut out of a
 def splice(pieces: Pieces, changes: Sequence[Change], new_id: Callable[[], int]) -> Pieces:
     """Apply the writer's changes to the text of pieces.
 
-    A span of the model stays whole behind its pieces, since its tokens count from its start. A span of the
-    writer is shortened, so that deleted text does not end up in files.
+    A shortened piece of the model keeps its whole span, since the span's tokens count from its start. A
+    shortened piece of the writer gets a new span with only the text that is left, so that deleted text does
+    not end up in files.
 
     Args:
         pieces: the text to change.
@@ -36,7 +37,7 @@ def splice(pieces: Pieces, changes: Sequence[Change], new_id: Callable[[], int])
 
 
 class _PieceBuilder:
-    """Builds a row of pieces, merging neighbors where possible."""
+    """Builds a sequence of pieces, merging neighbors where possible."""
 
     def __init__(self, new_id: Callable[[], int]) -> None:
         self.pieces: list[Piece] = []

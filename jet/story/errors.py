@@ -6,4 +6,4 @@ class StoryError(ValueError):
 
 
 class StoryFileError(StoryError):
-    """A file cannot be read or written. The message says what is wrong and where."""
+    """A story file cannot be read or written. The message says what is wrong and where."""

@@ -39,8 +39,9 @@ def to_markdown(document: Document) -> str:
 def to_json(document: Document) -> str:
     """Export the whole document.
 
-    Beyond `MAX_BYTES`, alternatives of tokens are dropped first, oldest ahead, then tokens; text and branches
-    never. Raises StoryFileError if that is not enough.
+    If the JSON is larger than `MAX_BYTES`, parts are dropped in this order: alternatives of tokens, tokens,
+    and the guidance of spans, each from the oldest span on. Text and branches are never dropped. Raises
+    StoryFileError if that is not enough.
     """
     saved = shrink(document, MAX_BYTES, keep_branches=True)
     if not saved.fits:
@@ -51,13 +52,13 @@ def to_json(document: Document) -> str:
 def to_browser(document: Document, limit: int = BROWSER_BYTES) -> BoundedStory:
     """Encode the document for the browser's storage, in at most `limit` bytes where possible.
 
-    `from_json` reads it. The text on the page is whole in any case.
+    `from_json` reads the result, which always has the whole text on the page.
     """
     return shrink(document, limit)
 
 
 def from_markdown(text: str, title: str = "") -> Document:
-    """Import Markdown. A first-level heading on the first line is the title."""
+    """Import Markdown. A first-level heading on the first line is the title; without one, `title` is."""
     heading = _HEADING.match(text)
     if heading is None:
         return Document.from_text(text, title)
@@ -66,7 +67,7 @@ def from_markdown(text: str, title: str = "") -> Document:
 
 
 def from_json(text: str, remarks: list[str] | None = None) -> Document:
-    """Import a story from this program's JSON or KoboldAI's. Raises StoryFileError.
+    """Import a story from this program's JSON or KoboldAI's. Raises StoryFileError for any other text.
 
     Appends to `remarks` a message for each part of a KoboldAI story that cannot be imported.
     """
@@ -77,7 +78,10 @@ def from_json(text: str, remarks: list[str] | None = None) -> Document:
 
 
 def file_name(document: Document, ending: str) -> str:
-    """Return a file name that every system accepts: "The_Tower.json". `ending` has no dot."""
+    """Return a file name from the title that every system accepts, such as "The_Tower.json".
+
+    `ending`: the file name's extension without the dot.
+    """
     name = "_".join(words(unicodedata.normalize("NFC", document.title)))
     if len(name) > MAX_FILE_NAME:
         end = MAX_FILE_NAME

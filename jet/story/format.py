@@ -1,37 +1,28 @@
 """A document as JSON and back, checked in every field.
 
-The format, version 1. All offsets count characters (code points); every field must be there, and no other.
+The format, version 1. All offsets count characters (code points). Every field is required unless it may be
+left out, and no other is allowed.
 
-    {
-      "format": "jet-stories", "version": 1,
-      "title": "…",
-      "author": "…",                      left out if the story names none
-      "sampling": {…},                    the page's settings, by the names in SamplingParams
-      "guidance": {
-        "memory": "…",
-        "note": {"text": "…", "depth": 3, "unit": "lines" | "paragraphs"},
-        "lore": [{…}],                    by the names in guidance.LoreEntry
-        "about": "…"                      the instruction for a chat model; left out if there is none
-      },
-      "stops": ["…"],                     texts to stop at; left out if there are none
-      "told": [{…}],                      guidance that spans were generated with; left out if there is none
-      "current": 4,                       the branch on the page
-      "branches": [
-        {"id": 4, "name": "…", "parent": 0 | null, "pieces": [[span, start, end], …]}
-      ],
-      "spans": [
-        {"id": 1, "text": "…"},           the writer's
-        {"id": 2, "text": "…", "model": "…", "sampling": {…}, "inserted": false,
-         "finish_reason": "length" | null, "tokens": [[id, length, logprob | null, alternatives], …],
-         "stops": ["…"], "told": 0}       left out if there are none; its guidance's index in "told"
-      ]
+    { "format": "jet-stories", "version": 1, "title": "…", "author": "…",                      left out if the
+        story names none "sampling": {…},                    the page's settings, by the names in
+        SamplingParams "guidance": { "memory": "…", "note": {"text": "…", "depth": 3, "unit": "lines" |
+        "paragraphs"}, "lore": [{…}],                    by the names in guidance.LoreEntry "about": "…"
+        the instruction for a chat model; left out if there is none }, "stops": ["…"],
+        texts to stop at; left out if there are none "told": [{…}],                      guidance that spans
+        were generated with; left out if there is none "current": 4,                       the branch on the
+        page "branches": [ {"id": 4, "name": "…", "parent": 0 | null, "pieces": [[span, start, end], …]} ],
+        "spans": [ {"id": 1, "text": "…"},           the writer's {"id": 2, "text": "…", "model": "…",
+        "sampling": {…}, "inserted": false, "finish_reason": "length" | null, "tokens": [[id, length, logprob
+        | null, alternatives], …], "stops": ["…"], "told": 0}       the model's; the last two are left out if
+        there are none, and the last is the index of the span's guidance in "told" ]
     }
 
 An entry of the lore has `secondary_keywords` and `anti_keywords` only if there are any. Alternatives are
-`[[id, text, logprob], …]`. The text of a branch is that of its pieces in a row, each the characters of a span
-from start to before end. Ids are unique among branches and among spans; parents form no circle. Undo is not
-kept. Settings of later versions are written only where they are in use. A field of `sampling` that is left
-out has its default, so that files stay readable when settings are added; one that is not known is refused.
+`[[id, text, logprob], …]`. The text of a branch is the concatenation of its pieces; a piece is the characters
+of a span from start up to end (exclusive). Ids are unique among branches and among spans; parents form no
+circle. Undo is not saved. Settings that were added in later versions are written only if they are in use. A
+field of `sampling` that is left out has its default, so that files stay readable when settings are added; an
+unknown field is refused.
 """
 
 from __future__ import annotations
@@ -73,7 +64,7 @@ def dump(plain: object) -> str:
 
 
 def to_dict(document: Document, tree: Tree) -> dict[str, Any]:
-    """Convert the document to JSON's dicts and lists, with `tree` in place of its own."""
+    """Convert the document to JSON's dicts and lists, with `tree` in place of the document's own tree."""
     used = {p.span.id: p.span for branch in tree.branches.values() for p in branch.pieces}
     guidance_table: dict[Guidance, int] = {}
     spans = [
@@ -100,7 +91,7 @@ def decode(text: str) -> Document:
 
 
 def load(text: str) -> object:
-    """Parse any JSON. Raises StoryFileError if it is invalid."""
+    """Parse any JSON. Raises StoryFileError if it is invalid, nested too deeply, or has NaN or infinity."""
     try:
         return json.loads(text, parse_constant=_reject_constant)
     except json.JSONDecodeError as error:
@@ -114,7 +105,7 @@ def load(text: str) -> object:
 
 
 def from_dict(plain: object) -> Document:
-    """Convert JSON's dicts and lists to a document. Raises StoryFileError."""
+    """Convert JSON's dicts and lists to a document. Raises StoryFileError if they are no valid story."""
     story = Fields(plain, TOP)
     if (found := story.take_text("format")) != FORMAT:
         raise StoryFileError(f"This is not a story of ours: its format is {found[:40]!r}, not {FORMAT!r}.")
@@ -170,7 +161,10 @@ def branch_to_dict(branch: Branch) -> dict[str, Any]:
 
 
 def sampling_to_dict(sampling: SamplingParams) -> dict[str, Any]:
-    """Convert settings to a JSON dict, without those of later versions that are not in use."""
+    """Convert settings to a JSON dict.
+
+    Settings that were added in later versions are left out if they have their defaults.
+    """
     return {
         name: value
         for name, value in asdict(sampling).items()
@@ -216,7 +210,7 @@ def _reject_constant(name: str) -> float:
 
 
 def _construct(where: str, construct: Callable[[], T]) -> T:
-    """Call `construct`; re-raise its errors with the place in the file."""
+    """Call `construct`; re-raise its errors as StoryFileError, with the place in the file."""
     try:
         return construct()
     except (TypeError, ValueError, OverflowError) as error:

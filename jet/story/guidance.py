@@ -43,9 +43,10 @@ class LoreEntry:
         keywords: any of them triggers the entry. Empty ones trigger nothing.
         content: the text for the model.
         enabled: whether the entry is used at all.
-        constant: always in the prompt, keyword or not.
+        constant: whether the entry is always in the prompt, without a keyword.
         case_sensitive: whether "Rose" and "rose" differ.
-        whole_word: whether "rose" does not match in "roses"; `matching` defines words for every script.
+        whole_word: whether "rose" matches that word only, not "roses"; `matching` defines words for every
+            script.
         order: entries with a lower number come first, and are omitted last.
         scan_depth: how much of the story's end is scanned for keywords; 1 to `MAX_SCAN`.
         scan_unit: unit of `scan_depth`.
@@ -74,11 +75,14 @@ class LoreEntry:
 
 @dataclass(frozen=True)
 class Guidance:
-    """All guidance of a story. `memory` is at the top of the prompt.
+    """All guidance of a story.
 
     Attributes:
-        about: the subject that a chat model is asked to write about; empty for a story that is only
-            continued.
+        memory: the text at the top of the prompt.
+        note: the author's note.
+        lore: the lorebook.
+        about: the subject that a chat model is asked to write about. If it is empty, the model only continues
+            the story.
     """
 
     memory: str = ""

@@ -10,8 +10,8 @@ State = TypeVar("State")
 class History(Generic[State]):
     """The present state, past states, and undone states.
 
-    A new step after Undo usually discards the undone states. Here they are filed into the past instead, so
-    that Undo passes through them before it reaches older states.
+    A new step after Undo usually discards the undone states. Here they become past states instead, so that
+    Undo passes through them before it reaches older states.
     """
 
     def __init__(self, present: State, limit: int) -> None:
@@ -31,8 +31,10 @@ class History(Generic[State]):
         self.present = state
 
     def join(self, state: State) -> bool:
-        """Replace the present state; if that reverts the step, remove it. Returns whether the step still
-        stands."""
+        """Replace the present state; if it then equals the state before the step, remove the step.
+
+        Returns whether the step still exists.
+        """
         if not self.past or self.past[-1] != state:
             self.present = state
             return True
@@ -40,7 +42,7 @@ class History(Generic[State]):
         return False
 
     def undo(self) -> bool:
-        """Go back one step. Returns whether there was one."""
+        """Go back one step. Return whether there was a step."""
         if not self.past:
             return False
         self.future = (*self.future, self.present)
@@ -48,7 +50,7 @@ class History(Generic[State]):
         return True
 
     def redo(self) -> bool:
-        """Go forward one undone step. Returns whether there was one."""
+        """Go forward one undone step. Return whether there was a step."""
         if not self.future:
             return False
         self.past = (*self.past, self.present)

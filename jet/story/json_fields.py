@@ -22,17 +22,24 @@ _NAMES: dict[type, str] = {
 
 
 class Fields:
-    """The fields of a JSON object. Every field has to be taken; any other is an error."""
+    """The fields of a JSON object.
+
+    Take every field that is known, then call `expect_no_more`, which raises an error if other fields are
+    left.
+    """
 
     def __init__(self, plain: object, where: str) -> None:
-        """`where` names the object in messages. Raises StoryFileError if `plain` is no object."""
+        """Read the fields of `plain`. Raises StoryFileError if `plain` is no object.
+
+        `where`: the name of the object in messages.
+        """
         if not isinstance(plain, dict):
             raise StoryFileError(f"{where} must be an object with fields.")
         self.where = where
         self._remaining = dict(plain)
 
     def has(self, name: str) -> bool:
-        """Return whether a field of that name is left."""
+        """Return whether there is a field of that name that has not been taken."""
         return name in self._remaining
 
     def take(self, name: str, expected: type[Kind]) -> Kind:
@@ -54,13 +61,13 @@ class Fields:
         return to_valid_unicode(self.take(name, str))
 
     def take_or_null(self, name: str, expected: type[Kind]) -> Kind | None:
-        """Take a field, or None for null."""
+        """Take the value of a field like `take`; return None if the value is null."""
         if name in self._remaining and self._remaining[name] is None:
             return self._remaining.pop(name)  # type: ignore[no-any-return]
         return self.take(name, expected)
 
     def take_items(self, name: str) -> Iterator[tuple[Any, str]]:
-        """Take a list. Yields its items, each with the name of its place."""
+        """Take a list field. Yields each item with the name of its place, such as "spans[3]"."""
         return items(self.take(name, list), self._place(name))
 
     def take_object(self, name: str) -> Fields:
@@ -77,5 +84,5 @@ class Fields:
 
 
 def items(plain: list[Any], where: str) -> Iterator[tuple[Any, str]]:
-    """Yield the items of a list, each with the name of its place."""
+    """Yield each item of a list with the name of its place, such as "spans[3]"."""
     return ((item, f"{where}[{index}]") for index, item in enumerate(plain))

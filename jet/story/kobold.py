@@ -1,9 +1,9 @@
 """Convert saves of KoboldAI Lite and KoboldAI United to documents.
 
 Both store a story as a prompt and a list of actions, with memory, an author's note and "world info". They
-match keys as parts of words; Lite ignores case unless its settings say otherwise, United does not. A value
-that is missing, null or of a wrong type is left out, never an error. Remarks name what a document cannot
-hold.
+match keys as parts of words. Lite ignores case unless its settings say otherwise; United is case-sensitive. A
+value that is missing, null or of a wrong type is left out, never an error. Remarks name the parts of a save
+that a document cannot hold.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def is_kobold(plain: object) -> bool:
 
 
 def from_kobold(plain: dict[str, Any], remarks: list[str]) -> Document:
-    """Convert a save to a document. Adds a few words to `remarks` for everything that is lost."""
+    """Convert a save to a document. Appends to `remarks` a few words for each thing that is lost."""
     save = _Save(plain, remarks)
     document = Document.from_text(save.text())
     document.title = save.string("story_name")
@@ -56,7 +56,10 @@ class _Save:
         self._settings: dict[str, Any] = settings if isinstance(settings, dict) else {}
 
     def string(self, *names: str) -> str:
-        """Return the first of these fields that has text; a field of another type counts as empty."""
+        """Return the first of these fields that has text; "" if none has.
+
+        A field of another type counts as empty.
+        """
         for name in names:
             value = self._plain.get(name)
             if isinstance(value, str) and value:
@@ -66,7 +69,10 @@ class _Save:
         return ""
 
     def text(self) -> str:
-        """Return prompt and actions without picture placeholders."""
+        """Return the text of prompt and actions.
+
+        Picture placeholders, the model's reasoning and the marks of chat turns are removed.
+        """
         parts = [self._plain.get("prompt"), *self._actions()]
         not_text = sum(part is not None and not isinstance(part, str) for part in parts)
         if not_text:
@@ -82,7 +88,7 @@ class _Save:
         return normalize_file_line_breaks(text)
 
     def _without_thinking(self, text: str) -> str:
-        """Remove the model's trains of thought, which Lite folds away."""
+        """Remove the model's reasoning, which stands between two tags and which Lite hides."""
         begin, end = (
             given if isinstance(given := self._settings.get(name), str) and given else usual
             for name, usual in zip(("start_thinking_tag", "stop_thinking_tag"), _THINKING, strict=True)
@@ -109,9 +115,9 @@ class _Save:
         return [action.get("Selected Text") if isinstance(action, dict) else action for action in row]
 
     def note(self) -> AuthorsNote:
-        """Return the author's note. Its template is not supported.
+        """Return the author's note, without its template, which is not supported.
 
-        Lite places it a number of characters from the end, United a number of actions.
+        Lite counts the note's distance from the end in characters, United in actions.
         """
         text = self.string("authorsnote", "authornote")
         if not text:
@@ -126,7 +132,7 @@ class _Save:
         return AuthorsNote(text, int(max(1, min(MAX_DEPTH, depth))))
 
     def lore(self) -> tuple[LoreEntry, ...]:
-        """Return the world info. An entry that cannot be read costs that entry only."""
+        """Return the world info. An entry that cannot be read is left out; the others are kept."""
         world = self._plain.get("worldinfo")
         entries: list[object] = world if isinstance(world, list) else []
         second = self._plain.get("worldinfo_v2")
@@ -187,7 +193,7 @@ class _Save:
         return tuple(kept)
 
     def remark_rest(self) -> None:
-        """Remark on what a document has no place for."""
+        """Add remarks on further parts of the save that a document cannot hold."""
         branches = self._plain.get("altbranches")
         if isinstance(branches, list) and any(branches):
             self._remarks.append("its other branches")
@@ -203,7 +209,7 @@ class _Save:
 
 
 def _read_keys(given: object) -> tuple[str, ...]:
-    """Return keys given as a list or a comma-separated text; ignore other types."""
+    """Return keys that are given as a list or a comma-separated text; values of other types are ignored."""
     row = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else []
     return tuple(clean(key).strip() for key in row if isinstance(key, str) and key.strip())
 
@@ -215,7 +221,7 @@ def _entry_title(plain: dict[str, Any], keywords: tuple[str, ...]) -> str:
 
 
 def _read_number(given: object) -> float:
-    """Return a number that may be written as text; -1 if it is none."""
+    """Return a number that may be written as text; -1 for anything else."""
     if isinstance(given, bool) or not isinstance(given, (int, float, str)):
         return -1
     try:

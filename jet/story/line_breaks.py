@@ -18,14 +18,19 @@ from jet.story.tree import Branch
 
 
 class LineBreaks:
-    """Normalizes the line breaks of a text to "\\n" incrementally, also where one is split over two
-    pushes."""
+    """Normalizes the line breaks of a text to "\\n" incrementally.
+
+    A line break may be split over two pushes.
+    """
 
     def __init__(self) -> None:
         self._after_cr = False
 
     def push(self, text: str) -> str:
-        """Normalize the next piece. An LF right after a CR belongs to the CR's line break."""
+        """Normalize the next part of the text.
+
+        An LF at its start belongs to the line break of a CR at the end of the previous part.
+        """
         if not text:
             return text
         after_cr, self._after_cr = self._after_cr, text.endswith("\r")

@@ -1,8 +1,8 @@
 """Match keywords in text of any script.
 
 Keyword and text are folded first: composed and decomposed accents, straight and curly apostrophes, white
-space and invisible characters compare equal. A whole word is then decided by the scripts on both sides of
-each end:
+space and invisible characters compare equal. A match is a whole word if there is a word boundary at both of
+its ends. The characters on both sides of an end decide this:
 
 - Combining marks belong to the letter before them, so a word never ends before a mark.
 - Scripts without spaces between words (Chinese, Japanese, Thai, Khmer and others) have a boundary everywhere.
@@ -74,7 +74,7 @@ def fold(text: str, case_sensitive: bool = False) -> str:
 
 
 class KeywordSearch:
-    """Searches the end of a story for many keywords. Each folding is computed once."""
+    """Searches the end of a story for many keywords. The folded text is cached."""
 
     def __init__(self, story: str) -> None:
         self._story = story
@@ -83,7 +83,10 @@ class KeywordSearch:
     def contains_any(
         self, keywords: Iterable[str], start: int, case_sensitive: bool, whole_word: bool
     ) -> bool:
-        """Return whether one of the keywords is in the story from `start` on. Empty ones never are."""
+        """Return whether one of the keywords is in the story from offset `start` on.
+
+        Empty keywords never match.
+        """
         key = (start, case_sensitive)
         if key not in self._folded:
             before = fold(self._story[max(0, start - _LOOKBEHIND) : start], case_sensitive)
@@ -97,7 +100,10 @@ class KeywordSearch:
 def contains_keyword(
     keyword: str, folded: str, case_sensitive: bool = False, whole_word: bool = True, before: str = ""
 ) -> bool:
-    """Return whether a keyword is in a folded text; `before` is the folded text before that."""
+    """Return whether a keyword is in the text `folded`, which `fold` has returned.
+
+    `before`: the folded text that precedes `folded`, to find where its first word begins.
+    """
     folded_keyword = fold(keyword, case_sensitive).strip()
     if not folded_keyword:
         return False
@@ -123,7 +129,7 @@ def words(text: str) -> list[str]:
 
 
 def _is_word_start(before: str, folded_keyword: str) -> bool:
-    """Return whether a word can start between a text and the keyword found behind it."""
+    """Return whether a word can start between the text `before` and the keyword that follows it."""
     first = folded_keyword[0]
     if unicodedata.category(first)[0] == "M":
         return not before or not is_word(before[-1])
@@ -136,7 +142,7 @@ def _is_word_start(before: str, folded_keyword: str) -> bool:
 
 
 def _is_word_end(folded_keyword: str, text: str, end: int) -> bool:
-    """Return whether the keyword found can end a word there."""
+    """Return whether a word can end at offset `end` of `text`, where the keyword ends."""
     if end == len(text):
         return True
     if unicodedata.category(text[end])[0] == "M" or text[end] in _VOWELS_BEHIND:
@@ -168,13 +174,16 @@ def _is_boundary(left: str, right: str) -> bool:
 
 @lru_cache(maxsize=8192)
 def _folds_to_letters(sign: str) -> bool:
-    """Return whether a sign such as ™ is folded to letters, which are not part of the word before it."""
+    """Return whether a sign folds to letters, as ™ does, which are not part of the word before the sign."""
     return any(map(is_word, unicodedata.normalize("NFKC", sign)))
 
 
 @lru_cache(maxsize=8192)
 def script(character: str) -> str:
-    """Return the script of a letter, as its Unicode name begins; empty for digits and unnamed characters."""
+    """Return the script of a letter: the first word of its Unicode name, such as "LATIN".
+
+    The result is empty for digits and for characters without a name.
+    """
     if unicodedata.category(character)[0] == "N" and character != "〇":
         return ""
     return unicodedata.name(character, "").partition(" ")[0]

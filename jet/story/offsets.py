@@ -4,9 +4,10 @@ from __future__ import annotations
 
 
 def from_utf16(text: str, units: int) -> int:
-    """Return the character offset of a place `units` UTF-16 units into the text.
+    """Return the character offset of the place that is `units` UTF-16 units into the text.
 
-    A place inside a character gives the offset before it; places outside the text give its ends.
+    A place inside a character gives the offset before the character. A place outside the text gives the
+    nearer end of the text.
     """
     if text.isascii():
         return max(0, min(units, len(text)))

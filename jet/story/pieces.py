@@ -1,6 +1,7 @@
 """Spans of text by one author, and the pieces of them that make up a story (a piece table).
 
-All offsets in `jet.story` count characters as Python does (code points); `offsets.py` converts the browser's.
+All offsets in `jet.story` count characters as Python does (code points); `offsets.py` converts the browser's
+UTF-16 offsets.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Token:
 
     Attributes:
         id: its id in the model's vocabulary.
-        length: characters it added to the text; 0 for one that ends inside a character or adds none.
+        length: the number of characters that it added to the text; 0 for a token that ends inside a
+            character.
         logprob: natural logarithm of its probability, finite; None if not requested.
         alternatives: the likeliest tokens at this position, likeliest first, with finite log-probabilities;
             this token may be among them.
@@ -55,7 +57,7 @@ class Generation:
     Attributes:
         model: `EngineInfo.model`.
         sampling: the sampling parameters, with the seed that was used.
-        inserted: whether text followed when it was generated.
+        inserted: whether text followed the span when it was generated.
         finish_reason: as in `RequestStats`; None while generating, or if interrupted.
         tokens: the generated tokens in order, from the start of the span's text; may be empty.
         stops: the stop strings.
@@ -123,7 +125,8 @@ class TokenRange(NamedTuple):
 def to_valid_unicode(text: str) -> str:
     """Replace NUL and lone surrogates, which UTF-8 files and browsers cannot hold, by U+FFFD.
 
-    Offsets stay as they are. Two surrogates that form a pair are joined.
+    Each replacement is one character, so offsets stay the same. Two surrogates that form a pair become one
+    character.
     """
     try:
         text.encode()
@@ -133,7 +136,7 @@ def to_valid_unicode(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Make a text valid and normalize its line breaks, as a text box does."""
+    """Replace characters as `to_valid_unicode` does, and normalize line breaks to LF, as a text box does."""
     return normalize_line_breaks(to_valid_unicode(text))
 
 
@@ -157,12 +160,12 @@ def as_piece(span: Span) -> Piece:
 
 
 def text_of(pieces: Sequence[Piece]) -> str:
-    """Return the text of pieces."""
+    """Return the concatenated text of pieces."""
     return "".join(piece.text for piece in pieces)
 
 
 def length_of(pieces: Sequence[Piece]) -> int:
-    """Return the number of characters of pieces."""
+    """Return the total number of characters of pieces."""
     return sum(piece.end - piece.start for piece in pieces)
 
 
@@ -185,14 +188,14 @@ def ends_at_token_boundary(pieces: Pieces) -> bool:
 
 
 class PieceTable:
-    """Slices a row of pieces, in time that depends on the slice and hardly on the row."""
+    """Slices a sequence of pieces, in time that depends on the slice and hardly on the whole sequence."""
 
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
         self._ends = list(accumulate(piece.end - piece.start for piece in pieces))
 
     def slice(self, start: int, end: int | None = None) -> Pieces:
-        """Return the pieces of the text from `start` up to `end` (exclusive), default the end."""
+        """Return the pieces of the text from `start` up to `end` (exclusive); None for the text's end."""
         length = self._ends[-1] if self._ends else 0
         end = length if end is None else min(end, length)
         found: list[Piece] = []

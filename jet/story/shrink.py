@@ -17,9 +17,9 @@ class BoundedStory:
     """A document as JSON, or as much of it as fits.
 
     Attributes:
-        text: the JSON, which `format.decode` reads.
-        dropped: descriptions of what it lacks, for the writer.
-        fits: whether it is within the limit. It contains the text on the page in any case.
+        text: the JSON, which `format.decode` reads. It always contains the text on the page.
+        dropped: descriptions of what the JSON lacks, for the writer.
+        fits: whether the JSON is within the limit.
     """
 
     text: str
@@ -30,9 +30,10 @@ class BoundedStory:
 def shrink(document: Document, limit: int, keep_branches: bool = False) -> BoundedStory:
     """Encode the document as JSON of at most `limit` bytes of UTF-8, if text and guidance allow.
 
-    Dropped in this order, as far as necessary: alternatives of tokens, oldest span first; tokens; guidance of
-    spans; branches, oldest first, ancestors of the current one last; deleted text of the model's spans.
-    `keep_branches` spares the last two. Authorship is never dropped.
+    As far as necessary, parts are dropped in this order: alternatives of tokens, tokens, and the guidance of
+    spans, each from the oldest span on; branches, oldest first, but ancestors of the branch on the page last;
+    deleted text of the model's spans. With `keep_branches`, branches and deleted text are not dropped.
+    Authorship is never dropped.
     """
     shrinker = _Shrinker(document, limit)
     shrinker.simplify_spans(_drop_alternatives, "the alternatives to the model's words in {} passages")
@@ -52,7 +53,10 @@ class _Shrinker:
         self._encode(document.tree)
 
     def simplify_spans(self, simplify: Callable[[Span], Span], what: str) -> None:
-        """Simplify spans, oldest first."""
+        """Replace spans by `simplify(span)`, oldest first, until the JSON fits.
+
+        `what`: a description of the parts that are dropped, with {} for the number of spans.
+        """
         if self.overflow <= 0:
             return
         spans = {p.span.id: p.span for branch in self._tree.branches.values() for p in branch.pieces}
@@ -67,7 +71,10 @@ class _Shrinker:
             self._encode(Tree(branches, self._tree.current))
 
     def drop_branches(self) -> None:
-        """Drop branches, oldest first, until only the one on the page is left."""
+        """Drop branches, oldest first, until the JSON fits or only the branch on the page is left.
+
+        Ancestors of the branch on the page are dropped last.
+        """
         tree = self._tree
         ancestors = tree.ancestors(tree.current)
         others = [id for id in sorted(tree.branches) if id != tree.current and id not in ancestors]
@@ -90,7 +97,7 @@ class _Shrinker:
             self._encode(tree)
 
     def drop_deleted(self) -> None:
-        """Reduce the spans of the only branch left to the text on the page."""
+        """If the JSON does not fit, reduce the spans of the only branch to the text on the page."""
         if self.overflow <= 0:
             return
         branch = self._tree.branch()

@@ -8,7 +8,10 @@ from jet.story.tree import Tree, shared_length, shared_pieces
 
 
 def seeds_at(tree: Tree, offset: int) -> set[int | None]:
-    """Return the seeds of all continuations that begin at an offset behind the same text as the page's."""
+    """Return the seeds of all continuations that begin at an offset, after the same text as on the page.
+
+    Continuations on all branches count. None stands for a continuation without a seed.
+    """
     current_pieces = tree.branch().pieces
     seeds: set[int | None] = set()
     for branch in tree.branches.values():
@@ -29,7 +32,7 @@ def seeds_at(tree: Tree, offset: int) -> set[int | None]:
 
 
 def writer_text_missing_here(tree: Tree, branch: int) -> str:
-    """Return the writer's text on a branch that the branch on the page does not have."""
+    """Return the writer's text on `branch` that is not on the page's branch, without outer white space."""
     current_pieces = set(tree.branch().pieces)
     other_pieces = tree.branch(branch).pieces
     return "".join(
@@ -39,11 +42,11 @@ def writer_text_missing_here(tree: Tree, branch: int) -> str:
 
 @dataclass(frozen=True)
 class Versions:
-    """The versions of one continuation, by order of birth, and which of them is on the page.
+    """The versions of one continuation, oldest first, and the index of the version on the page.
 
     Attributes:
-        branches: a branch that has each version.
-        at: index of the version on the page.
+        branches: for each version, the id of a branch that has it.
+        at: the index of the version on the page.
     """
 
     branches: tuple[int, ...]
@@ -51,10 +54,10 @@ class Versions:
 
 
 def versions(tree: Tree) -> Versions | None:
-    """Return the versions of the latest continuation on the page that has several; None if none has.
+    """Return the versions of the latest continuation on the page that has more than one; None if none has.
 
-    Versions are continuations that begin after the same pieces. A branch that was continued after its version
-    counts as this version.
+    Versions are continuations that begin after the same pieces. A branch counts as having a version also if
+    it was continued after that version.
     """
     current = tree.branch().pieces
     found: dict[int, dict[int, int]] = {}  # by index of the first piece: spans, and a branch with each

@@ -13,7 +13,10 @@ _LONGEST_WORD = 60  # characters; a longer run is of a script without blanks
 
 
 def rest_of_word(text: str, start: int, end: int) -> tuple[str, str]:
-    """Return the letters that make whole words of `text[start:end]`: those before it, and those behind it."""
+    """Return the letters before and after `text[start:end]` that complete its first and its last word.
+
+    Words of more than 60 characters are not completed.
+    """
     from_ = max(0, start - _LONGEST_WORD)
     near = text[from_ : end + _LONGEST_WORD]
     before = behind = ""
@@ -29,9 +32,9 @@ def rest_of_word(text: str, start: int, end: int) -> tuple[str, str]:
 
 
 def words_by_author(branch: Branch) -> tuple[int, int]:
-    """Return the numbers of the writer's and of the model's words.
+    """Return the number of the writer's words and the number of the model's words.
 
-    A word that both have written is counted for whoever began it.
+    A word that both have written counts for the author of its first character.
     """
     text = branch.text
     ends, authors, at = [], [], 0

@@ -1,4 +1,4 @@
-"""The branches of a story. Immutable: every operation returns a new tree that shares what did not change.
+"""The branches of a story. Every operation on a tree returns a new tree, which shares unchanged parts.
 
 Each branch holds its whole text as pieces of spans, so no branch depends on another: an edit of text that two
 branches share changes one of them only. Common text is found by comparing.
@@ -41,12 +41,12 @@ class BranchView:
     """A branch as the page lists it.
 
     Attributes:
-        depth: 0 for a branch without parent, otherwise the parent's plus one.
-        fork: the offset from which it differs from its parent; 0 without a parent.
-        length: characters of the whole text.
+        depth: 0 for a branch without parent, otherwise the parent's depth plus one.
+        fork: the offset from which the branch differs from its parent; 0 without a parent.
+        length: the number of characters of the whole text.
         preview: the first words from the fork on, on one line.
-        current: whether it is the branch on the page.
-        number: its place among all branches by order of birth, from 1.
+        current: whether this is the branch on the page.
+        number: the place among all branches by order of creation, from 1.
     """
 
     id: int
@@ -62,7 +62,7 @@ class BranchView:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The common beginning of two branches, and how each continues."""
+    """The text that two branches have in common at their start, and the rest of each."""
 
     common: str
     first: str
@@ -71,9 +71,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Tree:
-    """All branches by id, oldest first, the branch on the page, and the guidance.
+    """The branches of a story, and the guidance.
 
-    Parents never form a cycle.
+    Attributes:
+        branches: id → branch, oldest first. Parents never form a cycle.
+        current: the id of the branch on the page.
+        guidance: memory, note, lorebook and instruction.
     """
 
     branches: Mapping[int, Branch]
@@ -81,14 +84,20 @@ class Tree:
     guidance: Guidance = field(default_factory=Guidance)
 
     def branch(self, branch: int | None = None) -> Branch:
-        """Return the branch with that id, default the current one. Raises StoryError if there is none."""
+        """Return the branch with that id, or the branch on the page for None.
+
+        Raises StoryError if there is no such branch.
+        """
         found = self.branches.get(self.current if branch is None else branch)
         if found is None:
             raise StoryError(f"This story has no branch {branch}: it may have been pruned.")
         return found
 
     def with_branch(self, branch: Branch, show: bool = False) -> Tree:
-        """Return the tree with a branch added or replaced. Raises StoryError beyond the limits."""
+        """Return the tree with a branch added or replaced; with `show`, it is on the page.
+
+        Raises StoryError if there are too many branches or characters.
+        """
         if branch.id not in self.branches and len(self.branches) >= MAX_BRANCHES:
             raise StoryError(f"A story can have {MAX_BRANCHES} branches: prune some first.")
         check_length(length_of(branch.pieces))
@@ -100,7 +109,11 @@ class Tree:
         return replace(self, current=self.branch(branch).id)
 
     def without(self, branch: int) -> Tree:
-        """Return the tree without one branch, whose parent adopts its children."""
+        """Return the tree without one branch, whose parent adopts its children.
+
+        If it has no parent, its oldest child takes its place. If it was on the page, its parent or this child
+        goes on the page. Raises StoryError for the only branch.
+        """
         removed = self.branch(branch)
         rest = [other for other in self.branches.values() if other.id != removed.id]
         if not rest:
@@ -120,9 +133,10 @@ class Tree:
         return replace(self, branches=branches, current=current)
 
     def origin(self, branch: int, offset: int) -> int:
-        """Return the oldest ancestor, or the branch itself, that has the same text up to the offset.
+        """Return the oldest ancestor of a branch, or the branch itself, with the same text up to the offset.
 
-        Branches made from there become its children, so that several attempts at one place are siblings.
+        A branch that is forked at the offset becomes a child of the result, so that several attempts at one
+        place are siblings.
         """
         found = self.branch(branch)
         while found.parent is not None:
@@ -133,7 +147,7 @@ class Tree:
         return found.id
 
     def ancestors(self, branch: int) -> list[int]:
-        """Return the parent, its parent and so on."""
+        """Return the ids of the branch's parent, of the parent's parent, and so on."""
         found: list[int] = []
         parent = self.branch(branch).parent
         while parent is not None:
@@ -155,11 +169,11 @@ class Tree:
         return found
 
     def number(self, branch: int) -> int:
-        """Return the place of a branch among all by order of birth, from 1. Ids are given in that order."""
+        """Return the place of a branch in the order of creation, from 1. Ids are given in that order."""
         return 1 + sum(id < branch for id in self.branches)
 
     def compare(self, first: int, second: int) -> Comparison:
-        """Compare two branches."""
+        """Return the common beginning of two branches and how each continues."""
         a, b = self.branch(first).text, self.branch(second).text
         common = common_prefix(a, b)
         return Comparison(a[:common], a[common:], b[common:])
@@ -190,13 +204,13 @@ class Tree:
 
 
 def shared_length(a: Pieces, b: Pieces) -> int:
-    """Return the number of characters that two rows of pieces have in common at their start."""
+    """Return the number of characters that two sequences of pieces have in common at their start."""
     shared = shared_pieces(a, b)
     return length_of(a[:shared]) + common_prefix(text_of(a[shared:]), text_of(b[shared:]))
 
 
 def shared_pieces(a: Pieces, b: Pieces) -> int:
-    """Return the number of pieces that two rows have in common at their start."""
+    """Return the number of pieces that two sequences have in common at their start."""
     shared = 0
     for one, other in zip(a, b, strict=False):
         if one is not other and one != other:
@@ -214,5 +228,5 @@ def check_length(characters: int) -> None:
 
 
 def check_name(name: str) -> str:
-    """Return the name on one line, shortened to `MAX_NAME`."""
+    """Return the name on one line, shortened to `MAX_NAME` characters."""
     return " ".join(name.split())[:MAX_NAME].rstrip()
