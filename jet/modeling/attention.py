@@ -47,7 +47,8 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Mix tokens `[B, T, hidden]`; return the same shape, and the attention weights or None.
 
-        Flash and SDPA implementations do not return weights.
+        `mask` is one that `make_masks` builds for the attention implementation. Flash and SDPA
+        implementations do not return weights.
         """
         heads = (-1, self.head_dim)
         q = rotate(self.q_proj(hidden).unflatten(-1, heads).transpose(1, 2), rotation)
@@ -86,14 +87,17 @@ class Attention(nn.Module):
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Apply the rotary embedding to `[B, heads, T, head_dim]`; pairs dimensions i and i + head_dim / 2."""
+    """Apply the rotary embedding to `[B, heads, T, head_dim]`; it pairs dimensions i and i + head_dim / 2."""
     cos, sin = (part.unsqueeze(1) for part in rotation)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def rotary_angles(config: JetNemotronConfig, positions: Tensor, dtype: torch.dtype) -> Rotation:
-    """Return cosine and sine for `positions` `[B or 1, T]`, computed in float32."""
+    """Return cosine and sine `[B or 1, T, head_dim]` for `positions` `[B or 1, T]`.
+
+    They are computed in float32 and returned in `dtype`.
+    """
     exponents = (
         torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
     )

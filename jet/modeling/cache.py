@@ -21,7 +21,7 @@ KV_GROWTH_TOKENS = 256
 
 
 class _LayerCache(CacheLayerMixin):
-    """Base of the three kinds of layer cache: a token count, and operations on the rows of their tensors."""
+    """Base of the three kinds of layer cache: a token count, and operations on rows of the cached tensors."""
 
     is_sliding = False
     tensor_names: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class _LayerCache(CacheLayerMixin):
         raise NotImplementedError
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last tokens. Call it only where `check_crop` returns None."""
+        """Remove the last `abs(tokens_to_remove)` tokens. Call it only if `check_crop` returns None."""
         raise NotImplementedError
 
     # The interface of a transformers cache layer:
@@ -156,8 +156,9 @@ class WindowAttentionCache(_LayerCache):
     evicted first, because the window counts unpadded tokens only.
 
     Attributes:
-        padding_mask: `[B, <= window - 1]`, False where a cached token is padding; None if none is.
-        new_padding_mask: `[B, T]`, the same for the tokens of the next update.
+        padding_mask: `[B, <= window - 1]`, False where a cached token is padding; None if no token is
+            padding.
+        new_padding_mask: `[B, T]`, False where a token of the next update is padding; None if no token is.
     """
 
     is_sliding = True
@@ -250,7 +251,7 @@ class HybridCache(Cache):
         super().__init__(layers=[_make_layer(config, layer_type) for layer_type in config.layer_types])
 
     def extend(self, padding_mask: Tensor | None, tokens: int) -> None:
-        """Announce `tokens` more tokens.
+        """Prepare the cache for `tokens` more tokens, before the layers run on them.
 
         `padding_mask`, `[B, past + tokens]`, is False at padding; None if there is none.
         """

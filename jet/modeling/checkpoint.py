@@ -30,7 +30,8 @@ class CheckpointError(ValueError):
 def explain_load_errors(source: Any, options: Mapping[str, Any]) -> Iterator[None]:
     """Check a local checkpoint before loading; raise errors of transformers or the hub as `CheckpointError`.
 
-    A checkpoint of the hub is checked in the cache, after transformers has downloaded it.
+    A checkpoint of the hub is checked in the cache, after transformers has downloaded it. A lack of memory is
+    raised as MemoryError or OutOfMemoryError.
     """
     local = Path(str(source)).exists() or looks_like_path(str(source))
     given, variant = options.get("config") is not None, options.get("variant")
@@ -54,7 +55,10 @@ def looks_like_path(source: str) -> bool:
 
 
 def _cached_folder(source: str, options: Mapping[str, Any]) -> Path | None:
-    """Return the folder of the hub's cache that transformers loaded from, after fetching any adapter."""
+    """Return the folder in the hub's cache from which transformers loaded; None if there is none.
+
+    If the repository has an adapter, its config is downloaded, so that `check_folder` finds it.
+    """
     given = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
     troubles = ("missing_entries", "gated_repo", "connection_errors")
     quietly = {f"_raise_exceptions_for_{trouble}": False for trouble in troubles}
@@ -65,7 +69,8 @@ def _cached_folder(source: str, options: Mapping[str, Any]) -> Path | None:
 def check_folder(folder: Path, given_config: bool = False, variant: str | None = None) -> None:
     """Raise `CheckpointError` unless `folder` has a readable Jet-Nemotron config and complete weights.
 
-    `variant` names the weight files, as `save_pretrained(variant=…)` does.
+    `given_config`: whether the caller has a config, so that the folder's is not read. `variant` names the
+    weight files, as `save_pretrained(variant=…)` does.
     """
     if not folder.exists():
         raise CheckpointError(
@@ -81,7 +86,7 @@ def check_folder(folder: Path, given_config: bool = False, variant: str | None =
 
 
 def _refuse_adapter(folder: Path) -> None:
-    """Raise `CheckpointError` for an adapter: to ignore it would silently load another network."""
+    """Raise `CheckpointError` if the folder has an adapter; ignoring it would load another network."""
     path = folder / ADAPTER
     if path.is_file():
         values = _read_json(path)
@@ -130,10 +135,11 @@ def refuse_adapters(source: Any, model: Any) -> None:
 
 
 def check_weight_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
-    """Return the file of each tensor.
+    """Return tensor name → file.
 
-    Raises `CheckpointError` if a weight file is missing, truncated or not safetensors, if it lacks a tensor
-    of the index, or if it contains integers: quantized codes, whose scales would be ignored.
+    Raises `CheckpointError` if a weight file is missing, truncated or not safetensors, if a tensor of the
+    index is not in its file, or if a tensor is in two files. It is also raised for integers in a checkpoint
+    that is not quantized, since their scales would be ignored, and for quantized codes without scales.
     """
     named, found = _index(folder, variant), dict[str, Path]()
     quantized = (folder / "config.json").is_file() and stored_scheme(folder) is not None
@@ -172,7 +178,10 @@ def check_weight_files(folder: Path, variant: str | None = None) -> dict[str, Pa
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
-    """Return a checkpoint's safetensors files, one or many. Raises `CheckpointError` if there are none."""
+    """Return a checkpoint's safetensors files, one or many.
+
+    Raises `CheckpointError` if there are none, or if there are two sets of weights.
+    """
     named, single = _index(folder, variant), folder / _variant(SINGLE, variant)
     if named is not None and single.is_file():
         raise CheckpointError(
@@ -192,7 +201,7 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
 
 
 def _index(folder: Path, variant: str | None) -> dict[str, str] | None:
-    """Read the file of each tensor from the index of a sharded checkpoint; None if there is no index."""
+    """Read tensor name → file name from the index of a sharded checkpoint; None if there is no index."""
     path = folder / _variant(INDEX, variant)
     if not path.is_file():
         return None
@@ -217,7 +226,7 @@ def _variants(folder: Path) -> list[str]:
 
 
 def _variant(name: str, variant: str | None) -> str:
-    """Return the file name for a variant, as transformers writes it: `model.fp16.safetensors`."""
+    """Return the file name for a variant, as transformers writes it, such as `model.fp16.safetensors`."""
     stem, _, ending = name.rpartition(".")
     return name if variant is None else f"{stem}.{variant}.{ending}"
 

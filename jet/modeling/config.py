@@ -83,10 +83,9 @@ class JetBlockConfig:
 class JetNemotronConfig(PreTrainedConfig):
     """Configuration of a Jet-Nemotron network, with the official field names.
 
-    `layer_types` names each layer: "jet" (dynamic convolution and gated delta rule), "attn" (full
-    attention) or "swa" (sliding-window attention). `efficient_attention_config` holds the sizes of the
-    jet block and the window. Raises ValueError for anything that the network would
-    silently compute wrong.
+    `layer_types` names each layer: "jet" (dynamic convolution and gated delta rule), "attn" (full attention)
+    or "swa" (sliding-window attention). `efficient_attention_config` holds the sizes of the jet block and the
+    window. Raises ValueError for any setting with which the network would silently compute wrong values.
     """
 
     model_type = "jet_nemotron"
@@ -130,7 +129,7 @@ class JetNemotronConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def check(self) -> None:
-        """Raise ValueError for attributes that were set after construction and would be ignored."""
+        """Raise ValueError if attributes that were set after construction are invalid or would be ignored."""
         self._check_layers()
         self._check_sizes()
         fields = {field.name for field in dataclasses.fields(self)} - {"is_encoder_decoder"}
@@ -146,14 +145,17 @@ class JetNemotronConfig(PreTrainedConfig):
                 setattr(self, name, float(getattr(self, name)))
 
     def _read_rope(self, keys: dict[str, Any]) -> float:
-        """Return the base of the rotary embedding, and remove the rotary keys from `keys`."""
+        """Return the base of the rotary embedding, and remove the rotary keys from `keys`.
+
+        Raises ValueError if `rope_theta` and the rotary keys name different bases.
+        """
         base = read_rope(keys, self.rope_theta)
         if base != self.rope_theta and self.rope_theta != _ROPE_THETA:
             raise ValueError(f"rope_theta is {self.rope_theta:g}, but rope_parameters say {base:g}.")
         return base
 
     def validate_layer_type(self) -> None:
-        """Check the layer types, in place of transformers' check, which does not know these."""
+        """Check the layer types, in place of transformers' check, which does not know this network's."""
         self._check_layers()
 
     @property

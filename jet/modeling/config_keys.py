@@ -107,7 +107,10 @@ def read_rope(kwargs: dict[str, Any], given: float) -> float:
 
 
 def _read_plain_rope(key: str, values: Any) -> float | None:
-    """Return the base of a plain rotary embedding, None if it has none. Raises ValueError for others."""
+    """Return the base of a plain rotary embedding; None if `values` names no base.
+
+    Raises ValueError for other rotary embeddings.
+    """
     if not isinstance(values, Mapping):
         raise ValueError(f"{key} must be an object with rope_type and rope_theta, not {values!r}.")
     kind = values.get("rope_type", values.get("type"))

@@ -36,7 +36,7 @@ def fingerprint(model: JetNemotronForCausalLM) -> str:
 
 
 def _sums(tensor: Tensor) -> list[Tensor]:
-    """Return the sums of each 512 bytes, read as 8-byte integers, and the remaining bytes."""
+    """Return the sum of each 512 bytes, added as 8-byte integers, and the remaining bytes as they are."""
     data = tensor.contiguous().flatten().view(torch.uint8)
     whole = data.numel() // (8 * _WORDS) * 8 * _WORDS
     if data.storage_offset() % 8 or data.data_ptr() % 8:

@@ -40,7 +40,10 @@ class DynamicConvolution(nn.Module):
     def forward(
         self, values: Tensor, hidden: Tensor, state: Tensor | None, mask: Tensor | None, trailing: bool
     ) -> tuple[Tensor, Tensor]:
-        """Convolve `values` `[B, T, D]`; return them and the new state, as `dynamic_conv` does."""
+        """Convolve `values` `[B, T, D]`; return the result in the same shape, and the new state.
+
+        The arguments are those of `dynamic_conv`; the kernels are generated from `hidden`.
+        """
         return dynamic_conv(values, self.kernel_generator(hidden), state, mask, trailing)
 
 

@@ -28,8 +28,8 @@ def load_model(
 
     Args:
         source: a folder in transformers' format, or a hub id.
-        device: where the weights go.
-        dtype: their type; None keeps the checkpoint's.
+        device: the device of the weights.
+        dtype: the type of the weights; None keeps the checkpoint's.
         attention: "eager", "sdpa" or "flash_attention_2"; None lets transformers choose.
         revision: branch, tag or commit of a hub repository.
         quantize: "int8" or "int4" quantizes the weights; the network is then for inference only. Leave it out
@@ -37,7 +37,7 @@ def load_model(
         variant: names the weight files, as `save_pretrained(variant=…)` does.
 
     Raises:
-        CheckpointError: if it is not a complete Jet-Nemotron checkpoint; the message says what is wrong.
+        CheckpointError: `source` is not a complete Jet-Nemotron checkpoint; the message says what is wrong.
     """
     folder = Path(source)
     stored = checkpoint.stored_scheme(folder) if (folder / "config.json").is_file() else None

@@ -15,10 +15,11 @@ from jet.modeling.config import JetNemotronConfig
 def full_padding_mask(
     attention_mask: Tensor | None, hidden: Tensor, past: HybridCache | None
 ) -> Tensor | None:
-    """Combine `attention_mask` with the cache's: `[B, past + T]`, False at padding, None if there is none.
+    """Return the padding mask of past and new tokens, `[B, past + T]`, False at padding; None for no padding.
 
-    Without `attention_mask` no new token is padding. Raises ValueError for a mask of another shape, with
-    other values than 0 and 1, or that contradicts the cache about tokens already read.
+    Without `attention_mask`, the mask is the cache's, and no new token is padding. Raises ValueError for a
+    mask of another shape or with values other than 0 and 1, and for one that contradicts the cache about past
+    tokens.
     """
     batch, new = hidden.shape[:2]
     seen = 0 if past is None else past.get_seq_length()
@@ -48,14 +49,14 @@ def full_padding_mask(
 
 
 def positions_of(padding_mask: Tensor | None, hidden: Tensor, seen: int) -> Tensor:
-    """Return the positions `[B or 1, T]` of the new tokens, padding not counted."""
+    """Return the positions `[B or 1, T]` of the new tokens. Padding is not counted; `seen`: past tokens."""
     if padding_mask is None:
         return torch.arange(seen, seen + hidden.shape[1], device=hidden.device)[None]
     return (padding_mask.long().cumsum(-1) - 1).clamp(min=0)[:, seen:]
 
 
 def causal_mask(padding_mask: Tensor, tokens: int, window: int | None = None) -> Tensor:
-    """Build the mask `[B, 1, T, S]`: each of the last T of S tokens sees itself and unpadded ones before.
+    """Build the mask `[B, 1, T, S]`: each of the last T of S tokens sees itself and unpadded earlier tokens.
 
     Args:
         padding_mask: `[B, S]`, False at padding.
@@ -75,11 +76,13 @@ def causal_mask(padding_mask: Tensor, tokens: int, window: int | None = None) ->
 def make_masks(
     config: JetNemotronConfig, hidden: Tensor, padding_mask: Tensor | None, past: HybridCache | None
 ) -> dict[str, Any]:
-    """Build the mask of each layer type for T new tokens; call `past.extend` first.
+    """Build layer type → mask for T new tokens; call `past.extend` first.
 
     Args:
+        config: names the layer types and the attention implementation.
         hidden: `[B, T, hidden]`.
         padding_mask: `[B, past + T]`, False at padding; None if there is none.
+        past: the cache of the tokens before; None without a cache.
     """
     kinds, new = config.layer_types or [], hidden.shape[1]
     if padding_mask is None:

@@ -17,7 +17,10 @@ from jet.ops.quantization import QuantizedTensor
 def meta_network(
     config: JetNemotronConfig, dtype: torch.dtype, scheme: str | None = None
 ) -> JetNemotronForCausalLM:
-    """Return a network of `dtype` weights, or of weights quantized by `scheme`, that have no memory."""
+    """Return a network on the device "meta", whose weights have a shape and a type but no memory.
+
+    `scheme`: "int8" or "int4" for quantized weights; None for weights of type `dtype`.
+    """
     model = outline_network(config, dtype, None).eval().requires_grad_(False)  # type: ignore[no-untyped-call]
     if scheme is not None:
         check_scheme(scheme)

@@ -85,9 +85,9 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load as in transformers.
+        """Load a checkpoint as in transformers.
 
-        Raises `CheckpointError` with the reason if the checkpoint does not fit.
+        Raises `CheckpointError` with the reason if the checkpoint is not a complete one of this network.
         """
         want_info = kwargs.pop("output_loading_info", False)
         # Lists wrong shapes with all other problems, instead of ending the load at the first kind.
@@ -102,9 +102,10 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
         return (model, info) if want_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Save as in transformers; a network that was loaded from a quantized checkpoint becomes one again.
+        """Save a checkpoint as in transformers.
 
-        Raises ValueError for a network that was quantized after loading.
+        A network that was loaded with quantized weights is saved as a quantized checkpoint. Raises ValueError
+        for a network that was quantized after loading.
         """
         if self.quantization is not None and getattr(self, "hf_quantizer", None) is None:
             raise ValueError(
@@ -180,9 +181,10 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         """Run `input_ids` `[B, T]` as the continuation of `past_key_values`.
 
         `attention_mask`, `[B, past + T]`, is 0 at padding, which may be anywhere and has no position. A row
-        gives the same result as by itself. Raises ValueError for other masks.
+        gives the same result as it gives alone. Raises ValueError for masks of another shape or meaning.
 
-        A row may contain several texts, see `jet.modeling.packing`; each gives the same result as by itself.
+        A row may contain several texts, see `jet.modeling.packing`. Each text gives the same result as it
+        gives alone.
         """
         check_options(kwargs)
         hidden = self._embed(input_ids, inputs_embeds)
@@ -322,7 +324,8 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Return the logits `[B, T, vocab]`, or those of the last `logits_to_keep` positions.
 
-        With `labels`, also returns the loss.
+        If `logits_to_keep` is a tensor, it has the indices of the positions. With `labels`, also returns the
+        loss.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         kwargs = {
@@ -374,9 +377,10 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
         return False
 
     def _prepare_attention_mask_for_generation(self, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
-        """Infer the mask from padding tokens; a prompt of padding tokens only is not all masked.
+        """Infer the attention mask from padding tokens.
 
-        The padding token may also be the token that begins texts, so the last one is then part of the prompt.
+        If a prompt consists of padding tokens only, its last token is not masked: the padding token may also
+        be the token that begins texts.
         """
         mask: Tensor = GenerationMixin._prepare_attention_mask_for_generation(
             cast(Any, self), *args, **kwargs

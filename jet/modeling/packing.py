@@ -26,11 +26,12 @@ OPTIONS = {*_BORDERS, "seq_idx", *_IGNORED}
 
 @dataclass(frozen=True)
 class Packing:
-    """Positions of the texts in packed tokens `[B, T]`.
+    """Positions of N texts in packed tokens `[B, T]`; L is the length of the longest text.
 
     Attributes:
-        begins: `[B, T]`, True at the first token of every text except the first one of each row.
-        index: `[N, L]`, the index in the flattened `[B · T]` of each token of N texts; 0 after a text's end.
+        begins: `[B, T]`, True at the first token of every text except the first text of each row.
+        index: `[N, L]`, the index in the flattened `[B · T]` of each token of each text; 0 after a text's
+            end.
         mask: `[N, L]`, False after a text's end.
     """
 
@@ -52,7 +53,7 @@ class Packing:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raise TypeError for an argument that `forward` would ignore."""
+    """Raise TypeError for an argument of `forward` that is unknown and not None."""
     unknown = sorted(name for name, value in options.items() if value is not None and name not in OPTIONS)
     if unknown:
         raise TypeError(f"forward() has no argument {', '.join(unknown)}: Jet-Nemotron would leave it out.")
@@ -107,7 +108,10 @@ def check_continuation(position_ids: Tensor, padding_mask: Tensor | None, seen: 
 
 
 def _begins(name: str, value: Any, shape: tuple[int, int]) -> Tensor:
-    """Read a packing argument into `Packing.begins`, `[B, T]`. Raises ValueError if it is malformed."""
+    """Convert the packing argument `name` to `Packing.begins`, `[B, T]`.
+
+    Raises ValueError if the argument is malformed.
+    """
     value = torch.as_tensor(value)
     batch, length = shape
     if name == "seq_idx":
@@ -128,7 +132,10 @@ def _begins(name: str, value: Any, shape: tuple[int, int]) -> Tensor:
 
 
 def _check_positions(positions: Tensor, padding_mask: Tensor | None, begins: Tensor | None) -> Tensor:
-    """Derive `Packing.begins` from positions. Raises ValueError if they contradict the given `begins`."""
+    """Derive `Packing.begins` from positions `[B, T]`, unless `begins` is given; return it.
+
+    Raises ValueError if the positions contradict the given `begins`, or jump ahead where no text begins.
+    """
     padding_mask = (
         torch.ones_like(positions, dtype=torch.bool)
         if padding_mask is None

@@ -41,7 +41,7 @@ MAX_DEQUANTIZED = 2**24  # dequantized weights at once: whole layers mostly, a l
 
 
 class QuantizedWeight(nn.Module):
-    """A quantized matrix as buffers, so that it moves with the network. Layers may share it."""
+    """A quantized matrix as buffers, so that it moves with the network. Several layers may share it."""
 
     qweight: Tensor
     scales: Tensor
@@ -52,7 +52,7 @@ class QuantizedWeight(nn.Module):
 
     @property
     def weight(self) -> QuantizedTensor:
-        """The quantized matrix, `[outputs, inputs]`."""
+        """Return the quantized matrix, `[outputs, inputs]`."""
         parts = self.qweight, self.scales, self._columns, self._dtype
         return QuantizedTensor(*parts) if self._rows is None else BlockedTensor(*parts, *self._rows)
 
@@ -74,14 +74,14 @@ class QuantizedWeight(nn.Module):
         return self
 
     def in_blocks(self) -> BlockedTensor:
-        """Convert the matrix to blocks in place, and return it."""
+        """Convert the matrix in place to the layout in blocks, and return it."""
         weight = in_blocks(self.weight)
         self.weight = weight
         return weight
 
 
 class QuantizedLinear(nn.Module):
-    """Replaces a `Linear`; several of them may share one `quantized_weight`."""
+    """Replaces a `Linear`. Several layers may share one `quantized_weight`."""
 
     quantized_weight: QuantizedWeight
 
@@ -99,11 +99,11 @@ class QuantizedLinear(nn.Module):
 
     @property
     def weight(self) -> QuantizedTensor:
-        """The quantized matrix, `[outputs, inputs]`."""
+        """Return the quantized matrix, `[outputs, inputs]`."""
         return self.quantized_weight.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply `[…, inputs]` by the dequantized weight; returns `[…, outputs]`."""
+        """Multiply `[…, inputs]` by the quantized weight; return `[…, outputs]`."""
         weight = self.weight
         multiply = activations.compiled_linear(x)
         if multiply is not None:
@@ -126,11 +126,11 @@ class QuantizedEmbedding(nn.Module):
 
     @property
     def weight(self) -> QuantizedTensor:
-        """The quantized matrix, `[outputs, inputs]`."""
+        """Return the quantized matrix, `[tokens, channels]`."""
         return self.quantized_weight.weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Look up ids `[…]`; returns `[…, channels]`."""
+        """Look up ids `[…]`; return `[…, channels]`."""
         rows = self.weight[ids.flatten()].dequantize()
         return rows.view(*ids.shape, rows.shape[1])
 
@@ -150,15 +150,18 @@ def count_parameters(model: JetNemotronForCausalLM) -> int:
 
 
 def scheme_of(scheme: str, name: str) -> str:
-    """Return the scheme for the module called `name`: with int4, head and embedding are still int8.
+    """Return the scheme for the module called `name`: with int4, head and embedding are int8.
 
-    Their rounding errors affect the logits directly, and they are a small part of the weights.
+    Rounding errors of these two affect the logits directly, and they are a small part of the weights.
     """
     return INT8 if scheme == INT4 and name in ("lm_head", "model.embed_tokens") else scheme
 
 
 def quantize_network(model: JetNemotronForCausalLM, scheme: str) -> JetNemotronForCausalLM:
-    """Quantize the weights of a network in place; `load_model` quantizes while loading, in less memory."""
+    """Quantize the weights of a network in place.
+
+    `load_model` quantizes while loading, which takes less memory.
+    """
     check_scheme(scheme)
 
     def weight_of(name: str, module: nn.Module) -> QuantizedTensor:
@@ -174,7 +177,10 @@ def quantize_network(model: JetNemotronForCausalLM, scheme: str) -> JetNemotronF
 
 
 def dequantize_network(model: JetNemotronForCausalLM, dtype: torch.dtype) -> JetNemotronForCausalLM:
-    """Replace the quantized modules of a network by plain ones in place, with the values of their codes."""
+    """Replace the quantized modules of a network in place by plain ones with dequantized weights.
+
+    The whole network is converted to `dtype`, and its weights can be trained.
+    """
     tied = is_tied(model)
     model.quantization = model.model.quantization = None
     for name, module in list(model.named_modules()):

@@ -65,5 +65,5 @@ def stored_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def renamings() -> list[tuple[str, str]]:
-    """Return pairs of a pattern of names in files and its replacement in the network."""
+    """Return pairs: a regular expression for names in files, and its replacement in the network."""
     return [(rf"^(.+)\{stored}$", rf"\1{own}") for own, stored in _MODULES.items()]

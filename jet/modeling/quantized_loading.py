@@ -62,9 +62,9 @@ def load_stored(
     attention: str | None = None,
     variant: str | None = None,
 ) -> JetNemotronForCausalLM:
-    """Load a folder's quantized checkpoint into the CPU's memory, as transformers does, but by plain reads.
+    """Load a folder's quantized checkpoint into the CPU's memory by plain reads; no file stays mapped.
 
-    Raises CheckpointError.
+    Raises CheckpointError if the checkpoint is not complete.
     """
     with _outlined(source, dtype, attention, variant) as (folder, tensors, model):
         outlined = torch.device("meta")
@@ -92,7 +92,8 @@ def load_large(
 ) -> JetNemotronForCausalLM:
     """Load a folder's checkpoint into the CPU's memory by plain reads, so that no file stays mapped.
 
-    With mapped files, both the file's weights and the fused ones would be in memory. Raises CheckpointError.
+    With mapped files, both the file's weights and the fused ones would be in memory. Raises CheckpointError
+    if the checkpoint is not complete.
     """
     with _outlined(source, dtype, attention, variant) as (folder, tensors, model):
         checkpoint.require_complete(source, tensors.compare(model))
@@ -206,9 +207,9 @@ class StoredTensors:
         return self.compare_to(model.state_dict(), is_tied(model))
 
     def compare_to(self, state: Mapping[str, Tensor], tied: bool) -> dict[str, Any]:
-        """Compare as `compare` does with the tensors `state`, by their names in files.
+        """Compare the files with the tensors `state` as `compare` does; their names are those in files.
 
-        `tied`: whether the head is tied, and may be missing.
+        `tied`: whether head and embedding are tied, so that the head may be missing.
         """
         wanted = {name: list(tensor.shape) for name, tensor in state.items()}
         there = {name: file.shape(name) for name, file in self._files.items()}
@@ -220,7 +221,7 @@ class StoredTensors:
         }
 
     def rows(self, name: str) -> Callable[[int, int], Tensor]:
-        """Return a function that reads the rows from `begin` to `end` of a matrix."""
+        """Return a function that reads the rows from `begin` to `end` (exclusive) of a matrix."""
         return partial(self._files[name].rows, name)
 
     def whole(self, name: str) -> Tensor:

@@ -38,11 +38,12 @@ def write_quantized(
 ) -> Path:
     """Write the checkpoint `source`, a folder or a hub id, with its weights in "int8" or "int4".
 
-    Memory holds only the quantized values of one matrix and a part of its weights. The folder `out` appears
-    once it is complete.
+    Memory holds only the quantized values of one matrix and a part of its weights. The folder `out`, which is
+    returned, appears once it is complete. `progress(done, total)` is called with numbers of matrices.
 
     Raises:
-        CheckpointError: the source is incomplete or already quantized, `out` exists, or the disk is too full.
+        CheckpointError: the source is incomplete or already quantized, `out` exists and is not an empty
+            folder, or the disk is too full.
     """
     check_scheme(scheme)
     target = Path(out)

@@ -35,7 +35,7 @@ class JetQuantizationConfig(QuantizationConfigMixin):
 
 @register_quantizer(METHOD)
 class JetQuantizer(HfQuantizer):
-    """Prepares a network to load a quantized checkpoint, and its tensors to be saved as one."""
+    """Prepares a network to be filled from a quantized checkpoint, and its tensors to be saved as one."""
 
     quantization_config: JetQuantizationConfig
 
@@ -67,7 +67,7 @@ class JetQuantizer(HfQuantizer):
         return dequantize_network(model, dtype or model.dtype)
 
     def get_weight_conversions(self) -> list[Any]:
-        """Return the renamings from a file's tensors to the network's."""
+        """Return the renamings from the names of tensors in files to the network's names."""
         return [WeightRenaming(*names) for names in renamings()]
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -76,12 +76,12 @@ class JetQuantizer(HfQuantizer):
         return storable(model), {}
 
     def is_serializable(self) -> bool:
-        """Return True."""
+        """Return True, since quantized networks can be saved."""
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """Return False."""
+        """Return False, since quantized networks are for inference only."""
         return False
 
 
@@ -91,7 +91,7 @@ def prepare_to_save(model: Any, scheme: str) -> None:
 
 
 def storable(model: nn.Module) -> dict[str, Tensor]:
-    """Return all tensors of a quantized network as a file stores them, tied ones once."""
+    """Return the tensors of a quantized network by their names in files, tied ones once."""
     state = dict[str, Tensor]()
     for prefix, module in model.named_modules():
         if isinstance(module, QuantizedWeight):

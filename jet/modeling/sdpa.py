@@ -25,8 +25,10 @@ def sdpa(
 
     Args:
         query: `[B, heads, T, D]`.
-        key, value: `[B, kv_heads, S, D]`; in a window layer the cached ones and the new ones.
+        key, value: `[B, kv_heads, S, D]`; in a window layer the cached tokens and the new ones.
+        scaling: the factor of the scores before softmax.
         window: most tokens that a query sees, its own included; None for all.
+        dropout: the probability of dropping an attention weight.
 
     Returns:
         `[B, T, heads, D]`.

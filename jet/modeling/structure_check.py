@@ -1,7 +1,7 @@
 """Check that a network has exactly the modules that its configuration describes.
 
 `DecodeStep` reads weights and sizes but never calls the modules. A wrapper, a hook or a replaced module would
-take effect in prefill and not in decode, so it is an error that names the module.
+take effect in prefill but not in decode. The check therefore raises an error that names the module.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class StructureGuard:
 
 
 def _fingerprint(model: nn.Module) -> list[tuple[int, ...]]:
-    """Identify every module, its hooks, and the addresses of its tensors."""
+    """Return numbers for each module: they identify the module, its hooks, and its tensors' addresses."""
     return [
         (
             id(module),

@@ -32,10 +32,13 @@ _TYPES = {
 
 
 class TensorReader:
-    """Reads the tensors of one file, whole or by rows. Used by one thread at a time."""
+    """Reads the tensors of one file, whole or by rows. Use it from one thread at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Read the header of a file that has been checked. Raises OSError, or ValueError if it is damaged."""
+        """Open a file that has been checked, and read its header.
+
+        Raises OSError if the file cannot be read, ValueError if it is damaged.
+        """
         self._file = path.open("rb", buffering=0)
         size = int.from_bytes(self._file.read(8), "little")
         header: dict[str, Any] = json.loads(self._file.read(size))
@@ -55,11 +58,14 @@ class TensorReader:
         return _TYPES[self._entries[name]["dtype"]]
 
     def whole(self, name: str) -> Tensor:
-        """Read a tensor into memory of its own."""
+        """Read a tensor into new memory. Raises ValueError if the file is too short."""
         return self._read(name, self.shape(name), 0)
 
     def rows(self, name: str, begin: int, end: int) -> Tensor:
-        """Read the rows from `begin` to `end` of a matrix."""
+        """Read the rows from `begin` to `end` (exclusive) of a matrix.
+
+        Raises ValueError if the file is too short.
+        """
         _, columns = self.shape(name)
         return self._read(name, [end - begin, columns], begin * columns)
 

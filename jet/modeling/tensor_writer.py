@@ -1,4 +1,4 @@
-"""TensorWriter: writes a safetensors file tensor by tensor, so that only one of them is in memory."""
+"""TensorWriter: writes a safetensors file tensor by tensor, so that only one tensor is in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TensorWriter:
     """Writes the tensors of one file in any order."""
 
     def __init__(self, path: Path, layouts: Mapping[str, Layout]) -> None:
-        """Begin a file for tensors of these types and shapes."""
+        """Begin a file; `layouts`: name → type and shape of each tensor that will be written."""
         self._layouts, self._places, size = dict(layouts), dict[str, int](), 0
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         # Types of larger numbers first, so that each tensor is aligned.
@@ -41,7 +41,7 @@ class TensorWriter:
         self._file.truncate(self._begin + size)
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Write one tensor. Raises ValueError unless it has the type and shape that were announced."""
+        """Write one tensor. Raises ValueError unless it has the type and shape that `layouts` gives."""
         if (tensor.dtype, tuple(tensor.shape)) != self._layouts[name]:
             raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, not {self._layouts[name]}.")
         self._file.seek(self._begin + self._places.pop(name))
