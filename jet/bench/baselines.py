@@ -221,7 +221,7 @@ def generate(
     batch: int = 1,
     **more: Any,
 ) -> TokenClock:
-    """Run transformers' `generate()` for exactly `sampling.max_new_tokens` tokens; return their times.
+    """Run transformers' `generate()` for `sampling.max_new_tokens` tokens; return the tokens' times.
 
     Raises BenchError if fewer tokens are generated.
 

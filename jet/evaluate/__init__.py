@@ -5,8 +5,8 @@
     python -m jet.evaluate world --model assets/story-model
 
 `compression` measures bits per byte, `stories` the stories of a model, and `world` the use of memory, note
-and lore. `measures` has the rules for a single story, as plain functions of its text; `judging` those for
-many.
+and lore. `measures` has the rules for a single story, as plain functions of its text; `judging` applies them
+to many stories.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ class Score:
     Attributes:
         bits_per_byte: total nats / ln 2 / `bytes`.
         nats_per_token: mean cross-entropy, end-of-text tokens included.
-        tokens: predicted tokens, including one end-of-text per document.
+        documents: the number of documents.
+        tokens: the number of predicted tokens, including one end-of-text token per document.
         bytes: UTF-8 bytes of the documents.
         bytes_per_token: compression of the tokenizer, end-of-text tokens not counted.
     """
@@ -121,7 +122,10 @@ def quickest_dtype(device: str) -> torch.dtype:
 
 
 def to_tokens(tokenizer: PreTrainedTokenizerBase, documents: list[str]) -> list[list[int]]:
-    """Tokenize each document, between two end-of-text tokens; special tokens in the text stay plain text."""
+    """Tokenize each document, between two end-of-text tokens; special tokens in the text stay plain text.
+
+    Raises EvaluationError if the tokenizer has no end-of-text token.
+    """
     if tokenizer.eos_token_id is None:
         raise EvaluationError("The tokenizer has no end-of-text token.")
     ids = tokenizer(documents, add_special_tokens=False, split_special_tokens=True, verbose=False)[
@@ -131,7 +135,10 @@ def to_tokens(tokenizer: PreTrainedTokenizerBase, documents: list[str]) -> list[
 
 
 def batches(sequences: list[list[int]], budget: int = BATCH_TOKENS) -> Iterator[list[list[int]]]:
-    """Yield batches of similar length, the longest first, of at most `budget` tokens with padding."""
+    """Yield batches of similar length, the longest first, of at most `budget` tokens with padding.
+
+    A sequence that is longer than the budget is a batch by itself.
+    """
     batch: list[list[int]] = []
     for sequence in sorted(sequences, key=len, reverse=True):
         if batch and len(batch[0]) * (len(batch) + 1) > budget:
@@ -146,7 +153,8 @@ def batches(sequences: list[list[int]], budget: int = BATCH_TOKENS) -> Iterator[
 def total_nats(model: PreTrainedModel, batch: list[list[int]], chunk_size: int = CHUNK_SIZE) -> float:
     """Return the summed nats of every token except the first of each sequence.
 
-    Rows are padded on the right, where a causal model cannot see it, so no mask is needed.
+    Rows are padded on the right. A causal model cannot see this padding, so no mask is needed. `chunk_size`:
+    the tokens of a row that are computed at once.
     """
     length = max(len(sequence) for sequence in batch)
     tokens = torch.tensor(
@@ -166,7 +174,11 @@ def total_nats(model: PreTrainedModel, batch: list[list[int]], chunk_size: int =
 
 
 def _nats(logits: Tensor, targets: Tensor, counts: Tensor) -> float:
-    """Return the summed cross-entropy, computed row by row to save memory for float32 logits."""
+    """Return the summed cross-entropy of `targets` `[B, T]` for `logits` `[B, T, V]`, in nats.
+
+    `counts` `[B, T]` is True for the tokens that count. Rows are computed one by one to save memory for
+    float32 logits.
+    """
     return sum(
         float(F.cross_entropy(row[count].float(), target[count], reduction="sum"))
         for row, target, count in zip(logits, targets, counts, strict=True)

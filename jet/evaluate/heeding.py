@@ -19,8 +19,8 @@ class Heeding:
 
     Attributes:
         told: for each probe, whether the story of each seed shows the given fact.
-        control: for each probe, whether stories without the fact show it; for subjects, stories of the
-            others.
+        control: for each probe, whether stories without the fact show it. For a subject, these are the
+            stories about the other subjects.
         texts: for each probe, the stories with the fact.
     """
 
@@ -30,7 +30,14 @@ class Heeding:
 
 
 def measure_heeding(writer: Writer, told: Sequence[Probe], seeds: int, words: int) -> Heeding:
-    """Generate stories with and without the fact of each probe, with the same seeds, and judge both."""
+    """Generate stories with and without the fact of each probe, with the same seeds, and judge both.
+
+    Args:
+        writer: generates the stories.
+        told: the probes.
+        seeds: the number of stories with each fact.
+        words: the number of words of a story.
+    """
     with_it = {
         probe: [Task(probe.opening.text, seed, words, probe.guidance()) for seed in range(seeds)]
         for probe in told
@@ -75,7 +82,10 @@ def estimates(heeding: Heeding, name: str, kind: str | None = None) -> tuple[Est
 
 
 def difference(heeding: Heeding, name: str) -> Estimate | None:
-    """Estimate how much oftener stories show what a field tells than the same stories untold."""
+    """Estimate by how much stories with a fact of the field show it more often than stories without the fact.
+
+    Returns None if there is no probe of the field.
+    """
     chosen = [probe for probe in heeding.told if probe.field == name]
     return estimate(
         {

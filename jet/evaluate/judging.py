@@ -1,7 +1,9 @@
-"""Judge many continuations: the share that each rule of `measures` holds for, and what their prose repeats.
+"""Judge many continuations: the share for which each rule of `measures` holds, and repetition in their prose.
 
-rows = judge({opening: ["a continuation", "another"], …}, load_probes(), held_out_stories)
-print(format_table(rows))
+For example:
+
+    rows = judge({opening: ["a continuation", "another"], …}, load_probes(), held_out_stories)
+    print(format_table(rows))
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ def judge(
 ) -> list[Row]:
     """Return the rows of all rules for continuations, which are given by opening.
 
-    `held_out`: stories from which samples of the same lengths are taken, for comparison.
+    `probes`: the openings and stock phrases to compare with. `held_out`: stories from which samples of the
+    same lengths are taken, for comparison.
     """
     texts = [text for continuations in written.values() for text in continuations]
     like = measures.samples_like(texts, held_out) if held_out else []
@@ -76,7 +79,10 @@ def _stock(probes: Probes) -> Callable[[Sequence[str]], float]:
 
 
 def non_words(label: str, written: Mapping[Opening, Sequence[str]], like: Sequence[str] = ()) -> Row:
-    """Return the number of non-words per 10,000 words, with examples; `like`: samples of held-out stories."""
+    """Return the number of non-words per 10,000 words, with examples; `like`: samples of held-out stories.
+
+    The value is None without the package pyspellchecker.
+    """
     is_word = measures.dictionary()
     if is_word is None:
         return Row(label, None, unit="", remark="needs a dictionary: pip install pyspellchecker")

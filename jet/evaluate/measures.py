@@ -1,7 +1,7 @@
 """Judge continuations of stories by simple rules. Plain functions of text, without a model.
 
-Each rule is one that a reader can apply with a pencil; `docs/evaluation.md` states them all. A rule that does
-not apply to a text (a story without a named person, too few verbs to tell a tense) returns None, and such a
+A reader can apply each rule with a pencil; `docs/evaluation.md` states them all. If a rule does not apply to
+a text (a story without a named person, too few verbs to tell a tense), its function returns None, and the
 text is not counted.
 """
 
@@ -75,7 +75,8 @@ class Opening:
 def person_is_there(opening: Opening, continuation: str) -> bool | None:
     """Return whether the opening's main person occurs in the second half of the continuation.
 
-    A pronoun of the person is enough if no other person is named later in the continuation.
+    A pronoun of the person is enough, unless the person named last in the continuation is another one.
+    Returns None if the opening names no person.
     """
     if not opening.names:
         return None
@@ -87,7 +88,10 @@ def person_is_there(opening: Opening, continuation: str) -> bool | None:
 
 
 def person_leads(opening: Opening, continuation: str) -> bool | None:
-    """Return whether the opening's main person occurs in the second half, no other being named more often."""
+    """Return whether the main person occurs in the second half, named at least as often as any other person.
+
+    Returns None if the opening names no person.
+    """
     there = person_is_there(opening, continuation)
     if not there:
         return there
@@ -104,8 +108,9 @@ def _parts(opening: Opening) -> set[str]:
 def person_switched(opening: Opening, continuation: str) -> bool:
     """Return whether the narration has changed its grammatical person, as a whole or in its second half.
 
-    A third-person story has switched if a third of its personal pronouns, and at least `LEAST_EVIDENCE`, are
-    of the first person; a first-person story if they are less than one in ten.
+    A third-person story has switched if at least `LEAST_EVIDENCE` and at least a third of its personal
+    pronouns are of the first person. A first-person story has switched if it has at least `LEAST_EVIDENCE`
+    personal pronouns, and less than a tenth of them are of the first person.
     """
     told = narration(continuation)
     return any(_person_switched(opening.person, part) for part in (told, last_half(told)))
@@ -121,7 +126,10 @@ def _person_switched(person: str, told: str) -> bool:
 
 
 def tense_switched(opening: Opening, continuation: str) -> bool | None:
-    """Return whether most verbs of the narration, or of its second half, are in the other tense."""
+    """Return whether most verbs of the narration, or of its second half, are in the other tense.
+
+    Returns None if the opening mixes tenses or there are too few verbs.
+    """
     if opening.tense is None:
         return None
     told = narration(continuation)
@@ -130,7 +138,10 @@ def tense_switched(opening: Opening, continuation: str) -> bool | None:
 
 
 def tense_of(told: str) -> str | None:
-    """Return the tense of a narration, by verbs that differ between the two; None if there are too few."""
+    """Return the tense of a narration, by verbs with different past and present forms.
+
+    Returns None if there are too few such verbs.
+    """
     plain = [word for word in words(told) if word.islower()]
     past, present = (sum(word in verbs for word in plain) for verbs in (PAST_VERBS, PRESENT_VERBS))
     return None if past + present < LEAST_EVIDENCE else "present" if present > past else "past"
@@ -143,12 +154,15 @@ def adds_chapter(opening: Opening, continuation: str) -> bool:
 
 @lru_cache(maxsize=256)
 def premise_words(opening: Opening) -> frozenset[str]:
-    """Return the stems of the words that carry an opening's subject, without its person's name."""
+    """Return the stems of the words that carry an opening's subject, without the main person's names."""
     return content_words(opening.text) - {stem(part) for part in _parts(opening)}
 
 
 def premise_kept(opening: Opening, continuation: str) -> float | None:
-    """Return the fraction of an opening's subject words that occur in the continuation, in any form."""
+    """Return the fraction of an opening's subject words that occur in the continuation, in any form.
+
+    Returns None if the opening has no subject words.
+    """
     return _share(premise_words(opening), content_words(continuation))
 
 
@@ -157,7 +171,10 @@ def _share(wanted: frozenset[str], found: frozenset[str]) -> float | None:
 
 
 def premise_of_others(openings: Sequence[Opening], own: Opening, continuation: str) -> float:
-    """Return the mean fraction of the other openings' subject words in a continuation: the rate by chance."""
+    """Return the mean fraction of the other openings' subject words that occur in a continuation.
+
+    This is the fraction by chance, to compare with `premise_kept`.
+    """
     found = content_words(continuation)
     shares = (_share(premise_words(other), found) for other in openings if other.id != own.id)
     return fmean(share for share in shares if share is not None)
@@ -179,20 +196,23 @@ def per_thousand_words(patterns: Sequence[str], texts: Sequence[str]) -> float:
 
 
 def distinct_grams(texts: Iterable[str], size: int = GRAM) -> float:
-    """Return the fraction of distinct runs of `size` words among all runs of all texts; 1 if none repeats."""
+    """Return the number of distinct runs of `size` words of all texts, divided by the number of all runs.
+
+    It is 1 if no run repeats.
+    """
     counts = Counter(gram for text in texts for gram in grams(text, size))
     return len(counts) / max(1, counts.total())
 
 
 def distinct_within(texts: Sequence[str], size: int = GRAM) -> float:
-    """Return the fraction of distinct runs of `size` words within each text, as the mean over texts."""
+    """Return the mean of `distinct_grams` over single texts."""
     return fmean([distinct_grams([text], size) for text in texts] or [0.0])
 
 
 def samples_like(texts: Sequence[str], documents: Sequence[str], seed: int = 0) -> list[str]:
-    """Return samples of documents from a paragraph on, each with as many words as one of `texts`.
+    """Return samples of documents, each with as many words as one of `texts` and beginning at a paragraph.
 
-    Documents that are too short for a text are skipped; there is no sample for a text if all are.
+    A document that is too short for a text is skipped. If all are too short, there is no sample for the text.
     """
     chance = Random(seed)
     order = list(documents)
@@ -217,7 +237,7 @@ def _length(text: str) -> int:
 def dictionary() -> Callable[[str], bool] | None:
     """Return a function that tells whether a word is in pyspellchecker's English list.
 
-    Returns None without the package.
+    Returns None if the package is not installed.
     """
     if find_spec("spellchecker") is None:
         return None
@@ -230,9 +250,9 @@ def dictionary() -> Callable[[str], bool] | None:
 def non_words(text: str, is_word: Callable[[str], bool], given: str = "") -> list[str]:
     """Return the non-words of a text: words of which no form is in the dictionary or in the text `given`.
 
-    Capitalized words count as names, words with letters other than a to z as foreign words, and neither as
-    non-words. Nor do compounds, with or without a hyphen, and words with usual prefixes and endings. Of
-    single letters, only a, i and o are words.
+    These are not counted as non-words: capitalized words, which are taken for names, words with letters other
+    than a to z, compounds with or without a hyphen, and words with usual prefixes and endings. Of single
+    letters, only a, i and o are words.
     """
     passed = {word.lower() for word in words(given)}
     names = {re.split(r"[’']", word)[0].lower() for word in words(text) if word[:1].isupper()}
@@ -248,7 +268,7 @@ def non_words(text: str, is_word: Callable[[str], bool], given: str = "") -> lis
 
 
 def _is_form(word: str, is_word: Callable[[str], bool]) -> bool:
-    """Return whether a word, one of its usual forms or two words together are in a dictionary."""
+    """Return whether a word or one of its usual forms is in a dictionary, or is two such words together."""
     bases = {word}
     for ending, instead in _ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= 3:

@@ -32,13 +32,13 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def to_config(options: argparse.Namespace) -> LocalConfig:
-    """Return the engine's configuration of parsed options."""
+    """Return the engine's configuration from parsed options."""
     return LocalConfig(options.model, options.device, options.dtype, quantize=options.quantize)
 
 
 @contextmanager
 def engine_of(config: LocalConfig) -> Iterator[Engine]:
-    """Load an engine, and close it in the end. Raises EvaluationError if it cannot be loaded."""
+    """Load an engine, yield it, and close it at the end. Raises EvaluationError if it cannot be loaded."""
     try:
         engine = config.create()
     except (CheckpointError, HardwareError) as error:
@@ -50,7 +50,7 @@ def engine_of(config: LocalConfig) -> Iterator[Engine]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all. Raises EvaluationError if that fails."""
+    """Write a value as JSON atomically. Raises EvaluationError if that fails."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

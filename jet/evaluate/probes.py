@@ -1,7 +1,7 @@
 """Load the frozen openings, facts, notes and lore for evaluations from `probes.json`.
 
-They were written before any model was trained or judged with them. They must not change, so that figures of
-different models can be compared, and must not be used for training.
+These texts were written before any model was trained or judged with them. They must not be changed, so that
+figures of different models can be compared. They must not be used for training.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Probe:
     Attributes:
         field: the guidance field of the fact: "memory", "note", "lore" or "about".
         kind: the kind of fact, such as a name in memory or the weather in a note.
-        opening: the opening of the story; without a text for "about".
+        opening: the opening of the story; its text is empty for "about".
         text: the fact.
         found: patterns of words that show the fact.
-        least: the least number of such words in a story that uses it.
+        least: the least number of such words in a story that uses the fact.
         keywords: the keywords of a lore entry, one of which is in the opening.
     """
 
@@ -44,7 +44,7 @@ class Probe:
 
     @property
     def id(self) -> str:
-        """Return a name for tables."""
+        """Return the probe's name in tables."""
         return f"{self.field}: {self.text}"
 
     def guidance(self) -> Guidance:
@@ -58,7 +58,7 @@ class Probe:
         return Guidance(about=self.text)
 
     def shows_in(self, continuation: str) -> bool:
-        """Return whether a continuation shows the fact. Words that are in the opening do not count."""
+        """Return whether a continuation shows the fact. The opening's words are not searched."""
         return count_matches(self.found, continuation) >= self.least
 
 

@@ -17,13 +17,13 @@ class Row:
     Attributes:
         label: the description of the figure.
         value: the figure; None if it could not be measured, with the reason in `remark`.
-        low, high: bounds of its interval, if it has one.
-        stories: the number of stories that it is computed from.
-        control: the figure of a control group, such as stories without the given fact.
-        held_out: the figure of held-out stories.
-        unit: "%" for fractions.
-        digits: the number of decimals of other figures.
-        remark: a further remark.
+        low, high: bounds of its interval; None if it has none.
+        stories: the number of stories that it is computed from; None if it is not about stories.
+        control: the figure of a control group, such as stories without the given fact; None without a group.
+        held_out: the figure of held-out stories; None if they were not measured.
+        unit: "%" for a fraction, which is shown as a percentage.
+        digits: the number of decimals of figures with another unit.
+        remark: a text that is shown below the figure.
     """
 
     label: str
@@ -39,7 +39,7 @@ class Row:
 
 
 def to_row(label: str, found: Estimate | None, control: Estimate | None = None) -> Row:
-    """Return the row of an estimated share."""
+    """Return the row of an estimated share, compared with the mean of `control` if it is given."""
     if found is None:
         return Row(label, None, remark="no story to judge")
     without = None if control is None else control.mean

@@ -13,12 +13,12 @@ INTERVAL = 0.9
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over stories with the interval of 90 % of the means of resampled sets of openings.
+    """A mean over stories, with an interval that contains 90 % of the means of resampled sets of openings.
 
     Attributes:
-        mean: over all stories.
+        mean: the mean over all stories.
         low, high: bounds of the interval.
-        stories: number of them.
+        stories: the number of stories.
     """
 
     mean: float
@@ -28,7 +28,7 @@ class Estimate:
 
 
 def estimate(values: Mapping[str, Sequence[float]]) -> Estimate | None:
-    """Estimate a mean from values by opening; None without any value."""
+    """Estimate a mean from values, which are given by opening; None if there are no values."""
     groups = [list(group) for group in values.values() if group]
     if not groups:
         return None

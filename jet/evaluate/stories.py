@@ -2,10 +2,13 @@
 
     python -m jet.evaluate stories --model assets/story-model --held-out stories.txt --output evaluation.json
 
-It continues the page's twelve openings and twelve further frozen ones with several seeds and the page's
-default settings, judges the texts by the rules of `jet.evaluate.measures`, prints a table and writes figures
-and texts as JSON. The file of `--held-out` has stories that the model has not been trained on, with a line
-`<|endoftext|>` between them; without it there are no bits per byte and no figures of real stories to compare.
+The model continues the page's twelve openings and twelve further frozen ones, with several seeds and the
+page's default settings. The texts are judged by the rules of `jet.evaluate.measures`. A table is printed, and
+figures and texts are written as JSON.
+
+The file of `--held-out` has stories that the model has not been trained on, with a line `<|endoftext|>`
+between them. Without it, bits per byte are not measured, and there are no figures of real stories to compare
+with.
 """
 
 from __future__ import annotations
@@ -41,11 +44,13 @@ class Plan:
     """The number and lengths of the generated stories.
 
     Attributes:
-        seeds: continuations of each opening.
-        told_seeds: continuations with each fact, note and lore entry.
-        ending_seeds: continuations of each opening, with a note that asks for an ending and without one.
-        preset_seeds: continuations of each opening with each of the other presets, to count non-words.
-        words: the words of a continuation.
+        seeds: the number of continuations of each opening.
+        told_seeds: the number of continuations with each fact, note and lore entry.
+        ending_seeds: the number of continuations of each opening with a note that asks for an ending, and the
+            same number without a note.
+        preset_seeds: the number of continuations of each opening with each of the other presets, to count
+            non-words.
+        words: the number of words of a continuation.
         ending_words: the number of words within which a story must end.
         openings: the number of openings for endings and for other presets.
     """
@@ -67,7 +72,7 @@ Texts = dict[str, list[dict[str, Any]]]
 def evaluate_storyteller(
     writer: Writer, plan: Plan, probes: Probes, held_out: Sequence[str] = ()
 ) -> tuple[list[Row], Texts]:
-    """Generate and judge all stories; return the rows, and the texts by part."""
+    """Generate and judge all stories; return the rows, and the texts by part of the evaluation."""
     written = write_openings(writer, probes.openings, plan, SamplingParams())
     rows = judge(written, probes, held_out)
     some = spread_over(probes.openings, plan.openings)
@@ -89,7 +94,7 @@ def evaluate_storyteller(
 
 
 def spread_over(openings: Sequence[Opening], number: int) -> list[Opening]:
-    """Return some of the openings, at even distances."""
+    """Return `number` of the openings at even distances, or all if there are fewer."""
     number = min(number, len(openings))
     return [openings[index * len(openings) // number] for index in range(number)]
 
@@ -97,7 +102,7 @@ def spread_over(openings: Sequence[Opening], number: int) -> list[Opening]:
 def write_openings(
     writer: Writer, openings: Iterable[Opening], plan: Plan, sampling: SamplingParams
 ) -> dict[Opening, list[str]]:
-    """Write the continuations of openings with seeds 0 to `plan.seeds` - 1."""
+    """Generate continuations of openings with seeds 0 to `plan.seeds` - 1; return opening → texts."""
     tasks = {
         opening: [Task(opening.text, seed, plan.words, sampling=sampling) for seed in range(plan.seeds)]
         for opening in openings
@@ -109,10 +114,10 @@ def write_openings(
 def measure_endings(
     writer: Writer, openings: Sequence[Opening], plan: Plan, notes: Sequence[str]
 ) -> tuple[Row, list[dict[str, Any]]]:
-    """Measure how often a story ends with an author's note that asks for an ending, and without one.
+    """Measure how often a story ends with an author's note that asks for an ending, and without a note.
 
-    The notes are used in turn. A story ends by the model's end-of-text token within `plan.ending_words`
-    words.
+    The notes are used in turn. A story counts as ended if the model generates its end-of-text token within
+    `plan.ending_words` words. Returns the row of figures, and all texts.
     """
     asked: dict[str, list[Task]] = {}
     for number, opening in enumerate(openings):

@@ -39,7 +39,7 @@ STOP_WORDS = _set(_ENGLISH["stop_words"])
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text as they stand; apostrophes and hyphens within a word belong to it."""
+    """Return the words of a text unchanged; apostrophes and hyphens within a word belong to it."""
     return [found.group() for found in _WORD.finditer(text)]
 
 
@@ -58,10 +58,10 @@ def last_half(text: str) -> str:
 
 
 def narration(text: str) -> str:
-    """Return a text without quotations and without thoughts between asterisks.
+    """Return a text without quotations and without thoughts between asterisks or underscores.
 
-    A quotation that is not closed ends with its paragraph. A single quote opens a quotation only if no letter
-    precedes it, and closes one only if no letter follows it.
+    A quotation that is not closed ends with its paragraph. A single typographic quote opens a quotation only
+    if no letter precedes it, and closes one only if no letter follows it.
     """
     return "\n".join(_without_quotations(_THOUGHT.sub(" ", line)) for line in text.split("\n"))
 
@@ -85,12 +85,12 @@ def _without_quotations(line: str) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """Return the sentences of a text, roughly: pieces between ends of sentences and line breaks."""
+    """Return the sentences of a text, roughly: it is split at ends of sentences and at line breaks."""
     return [piece for piece in _SENTENCE_BREAK.split(text) if piece.strip()]
 
 
 def stem(word: str) -> str:
-    """Return the stem of a word, which its inflected forms share, such as "clocks" and "clock"."""
+    """Return the stem of a word, which inflected forms such as "clocks" and "clock" share."""
     word = re.sub(r"[’'](?:s|d|ll|ve|re|t|m)?$", "", word.lower())
     for suffix in _SUFFIXES:
         if word.endswith(suffix) and len(word) - len(suffix) >= 3 and not word.endswith("ss"):
@@ -118,10 +118,10 @@ def content_words(text: str) -> frozenset[str]:
 
 
 def mentions(text: str, name: str, also_word: bool = False) -> int:
-    """Return how often a name occurs in this capitalization.
+    """Return how often a name occurs with exactly this capitalization.
 
     `also_word`: whether the name is also a word, like Will or Grace. At the beginning of a sentence or
-    quotation, it then counts only before a verb of action ("Grace opened") or with 's.
+    quotation, such a name counts only before a verb of action ("Grace opened") or with 's.
     """
     if not also_word:
         return len(re.findall(rf"(?<!\w){re.escape(name)}(?!\w)", text))
@@ -132,8 +132,8 @@ def mentions(text: str, name: str, also_word: bool = False) -> int:
 def people(text: str) -> Counter[str]:
     """Count the mentions of people's names: capitalized words that act or speak somewhere in the text.
 
-    Such a word is directly before a verb of action or after one of speaking. A word that only begins
-    sentences is a name if that happens twice.
+    Such a word is directly before a verb of action or after a verb of speaking. A word that occurs only at
+    the beginning of sentences must occur there twice.
     """
     found = _possible_names(text)
     counts = Counter(one.name for one in found)
@@ -198,6 +198,6 @@ def _is_action(word: str) -> bool:
 
 
 def grams(text: str, size: int) -> Iterator[tuple[str, ...]]:
-    """Yield the runs of `size` words of a text, in lower case."""
+    """Yield every run of `size` consecutive words of a text, in lower case."""
     lower = [word.lower() for word in words(text)]
     return zip(*(lower[start:] for start in range(size)), strict=False)

@@ -1,11 +1,13 @@
-"""Measure whether a model heeds what the page's World tells: memory, author's note, lore; told and not told.
+"""Measure whether a model uses memory, author's note and lore, by stories with and without each fact.
 
     python -m jet.evaluate world --model assets/story-model
 
 Stories are written from the frozen openings with each frozen fact, note and lore entry, and without it, with
-the same seeds and the page's default settings; a model with a chat template is also asked for stories about
-something. The table is printed, and a small record is kept in the cache folder, where the page finds it for
-as long as the checkpoint's contents are the same. With `--beside` it is kept in the checkpoint's own folder.
+the same seeds and the page's default settings. A model with a chat template also writes stories about given
+subjects.
+
+The table is printed, and a small record is kept in the cache folder, where the page finds it for as long as
+the checkpoint's contents are the same. With `--beside`, the record is kept in the checkpoint's own folder.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ QUICK_SEEDS, QUICK_WORDS = 1, 120
 
 
 def to_heeds(checkpoint: str, heeding: Heeding) -> Heeds:
-    """Return the record of what was measured."""
+    """Return the record of the measured rates; `checkpoint` identifies the checkpoint's contents."""
     fields: dict[str, Heed] = {}
     for name in FIELDS:
         found, gain = estimates(heeding, name), difference(heeding, name)
@@ -59,7 +61,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print and keep the record. Returns the exit code, 2 if nothing can be measured.
 
-    A quick look keeps no record.
+    With `--quick`, no record is kept.
     """
     options = parse_arguments(arguments)
     folder = Path(resolve_path(options.model))

@@ -43,17 +43,20 @@ class Task:
 
 @dataclass(frozen=True)
 class Continuation:
-    """A continuation, with whether the model ended the story."""
+    """A generated continuation; `ended`: whether the model ended the story within the wanted words."""
 
     text: str
     ended: bool
 
 
 class Writer:
-    """Writes tasks with one engine."""
+    """Generates the continuations of tasks with one engine, several at the same time."""
 
     def __init__(self, engine: Engine, at_once: int | None = None) -> None:
-        """`at_once`: stories written at the same time; by default as many as the engine serves."""
+        """Create a writer that generates `at_once` stories at the same time.
+
+        `at_once`: None for as many as the engine serves at once.
+        """
         self._engine = engine
         self._at_once = at_once or engine.info().max_running_requests or AT_ONCE
         self._builder = ContextBuilder(engine.count_tokens)
@@ -61,9 +64,10 @@ class Writer:
         self._written: dict[Task, Continuation] = {}
 
     def write(self, tasks: Sequence[Task], label: str = "stories") -> dict[Task, Continuation]:
-        """Return the continuation of each task. Raises EvaluationError.
+        """Return the continuation of each task.
 
-        Equal tasks are generated once, also over several calls, as for stories of control groups.
+        Equal tasks are generated once, also over several calls, such as stories of control groups. `label` is
+        shown at the progress bar. Raises EvaluationError if the context is too small or the engine fails.
         """
         wanted = [task for task in dict.fromkeys(tasks) if task not in self._written]
         with (
@@ -91,7 +95,10 @@ class Writer:
         return self._read(guided(request, prompt), task.words)
 
     def _read(self, request: Request, most: int) -> Continuation:
-        """Read the stream of a request up to its end, or until it has more than `most` words."""
+        """Read the stream of a request until it ends or has more than `most` words.
+
+        The text is cut to the first `most` words.
+        """
         stream = self._engine.submit(request)
         text, reason = "", None
         with closing(stream.chunks(_INTERVAL_S)) as chunks:  # type: ignore[type-var]

@@ -132,7 +132,7 @@ def _begins(name: str, value: Any, shape: tuple[int, int]) -> Tensor:
 
 
 def _check_positions(positions: Tensor, padding_mask: Tensor | None, begins: Tensor | None) -> Tensor:
-    """Derive `Packing.begins` from positions `[B, T]`, unless `begins` is given; return it.
+    """Check positions `[B, T]`; return `begins`, or derive `Packing.begins` from the positions if it is None.
 
     Raises ValueError if the positions contradict the given `begins`, or jump ahead where no text begins.
     """

@@ -22,7 +22,7 @@ _MODULES = {
 
 
 def describe_scheme(scheme: str) -> dict[str, Any]:
-    """Return the `quantization_config` of a checkpoint."""
+    """Return the `quantization_config` of a checkpoint whose weights are quantized by `scheme`."""
     described: dict[str, Any] = {"quant_method": METHOD, "scheme": scheme, "version": VERSION}
     return described | ({"group_size": GROUP_SIZE} if scheme == INT4 else {})
 

@@ -223,10 +223,10 @@ class ContextBuilder:
         return units
 
     def _cut(self, units: list[_Unit], budget: int, interval: int) -> list[_Unit]:
-        """Return the units from the first cut point whose rest of the story fits in `budget` tokens.
+        """Return the units from the first cut point from which the story fits in `budget` tokens.
 
-        `interval`: the tokens between two cut points. If no cut point fits, as many units as possible are
-        kept.
+        `interval`: the tokens between two cut points. If the story does not fit from any cut point, as many
+        units as possible are kept.
         """
         sums = list(accumulate((unit.tokens for unit in units), initial=0))
         overflow = sums[-1] - budget

@@ -424,7 +424,7 @@ class Document:
     def _keep_undone_generations(self, tree: Tree) -> Tree:
         """Return the tree with branches for generated text that Undo has reverted.
 
-        A new step ends Redo, which could have restored this text.
+        This is done before a new step, since Redo can no longer restore the text after it.
         """
         if not self._history.future:
             return tree

@@ -3,18 +3,30 @@
 The format, version 1. All offsets count characters (code points). Every field is required unless it may be
 left out, and no other is allowed.
 
-    { "format": "jet-stories", "version": 1, "title": "…", "author": "…",                      left out if the
-        story names none "sampling": {…},                    the page's settings, by the names in
-        SamplingParams "guidance": { "memory": "…", "note": {"text": "…", "depth": 3, "unit": "lines" |
-        "paragraphs"}, "lore": [{…}],                    by the names in guidance.LoreEntry "about": "…"
-        the instruction for a chat model; left out if there is none }, "stops": ["…"],
-        texts to stop at; left out if there are none "told": [{…}],                      guidance that spans
-        were generated with; left out if there is none "current": 4,                       the branch on the
-        page "branches": [ {"id": 4, "name": "…", "parent": 0 | null, "pieces": [[span, start, end], …]} ],
-        "spans": [ {"id": 1, "text": "…"},           the writer's {"id": 2, "text": "…", "model": "…",
-        "sampling": {…}, "inserted": false, "finish_reason": "length" | null, "tokens": [[id, length, logprob
-        | null, alternatives], …], "stops": ["…"], "told": 0}       the model's; the last two are left out if
-        there are none, and the last is the index of the span's guidance in "told" ]
+    {
+      "format": "jet-stories", "version": 1,
+      "title": "…",
+      "author": "…",                      left out if the story names none
+      "sampling": {…},                    the page's settings, by the names in SamplingParams
+      "guidance": {
+        "memory": "…",
+        "note": {"text": "…", "depth": 3, "unit": "lines" | "paragraphs"},
+        "lore": [{…}],                    by the names in guidance.LoreEntry
+        "about": "…"                      the instruction for a chat model; left out if there is none
+      },
+      "stops": ["…"],                     texts to stop at; left out if there are none
+      "told": [{…}],                      guidance that spans were generated with; left out if there is none
+      "current": 4,                       the branch on the page
+      "branches": [
+        {"id": 4, "name": "…", "parent": 0 | null, "pieces": [[span, start, end], …]}
+      ],
+      "spans": [
+        {"id": 1, "text": "…"},           the writer's
+        {"id": 2, "text": "…", "model": "…", "sampling": {…}, "inserted": false,
+         "finish_reason": "length" | null, "tokens": [[id, length, logprob | null, alternatives], …],
+         "stops": ["…"], "told": 0}       the model's; the last two are left out if there are none, and the
+                                          last is the index of the span's guidance in "told"
+      ]
     }
 
 An entry of the lore has `secondary_keywords` and `anti_keywords` only if there are any. Alternatives are
@@ -242,7 +254,7 @@ def _read_guidance(plain: Fields) -> Guidance:
 
 
 def read_lore(plain: Fields) -> LoreEntry:
-    """Read a lore entry from its fields. Raises StoryFileError."""
+    """Read a lore entry from its fields. Raises StoryFileError for a missing, unknown or invalid field."""
     values: dict[str, Any] = {}
     for field in fields(LoreEntry):
         kind: Any = type(field.default)

@@ -29,9 +29,9 @@ class Token:
     """A token that the model generated.
 
     Attributes:
-        id: its id in the model's vocabulary.
-        length: the number of characters that it added to the text; 0 for a token that ends inside a
-            character.
+        id: the token's id in the model's vocabulary.
+        length: the number of characters that it added to the text; 0 if it ends inside a character or adds
+            none.
         logprob: natural logarithm of its probability, finite; None if not requested.
         alternatives: the likeliest tokens at this position, likeliest first, with finite log-probabilities;
             this token may be among them.

@@ -111,8 +111,9 @@ class Tree:
     def without(self, branch: int) -> Tree:
         """Return the tree without one branch, whose parent adopts its children.
 
-        If it has no parent, its oldest child takes its place. If it was on the page, its parent or this child
-        goes on the page. Raises StoryError for the only branch.
+        If the removed branch has no parent, its oldest child takes its place. If the removed branch was on
+        the page, its parent or this child goes on the page, or else the oldest branch. Raises StoryError for
+        the only branch.
         """
         removed = self.branch(branch)
         rest = [other for other in self.branches.values() if other.id != removed.id]

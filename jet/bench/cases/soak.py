@@ -79,7 +79,7 @@ class Round:
 
     Attributes:
         completions: the completions with log-probabilities and at least one token.
-        num_finished: the number of requests that reached their number of tokens, so were not aborted.
+        num_finished: the number of requests that generated as many tokens as they asked for.
         tokens: the number of all generated tokens.
         stats: the last stats of each request.
         violations: messages about violated requirements.
@@ -114,14 +114,12 @@ def measure(options: Options) -> CaseResult:
 
 
 def run_round(engine: Engine, options: Options, number: int, vocabulary: int) -> Round:
-    """Run one round, whose random choices `number` seeds.
-
-    Raises BenchError if a request was lost, mixed up or did not end.
+    """Run one round. Raises BenchError if a request was lost, mixed up or did not end.
 
     Args:
         engine: the engine that serves the requests.
         options: the number of users, the seconds of the round and the lengths of requests.
-        number: the round's number.
+        number: the round's number, from which random choices are seeded.
         vocabulary: the number of token ids to choose from.
     """
     result, lock = Round(), threading.Lock()

@@ -34,7 +34,7 @@ _TEXT = (
 
 
 def memory_is_full(error: BaseException) -> bool:
-    """Return whether an error means that memory is full; for a CPU, torch raises no error type of its own."""
+    """Return whether an error means that memory is full; for a CPU, torch raises a plain RuntimeError."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -80,7 +80,7 @@ class RunContext:
         return decode_weight_bytes(networks.random_network(self.config, "meta", torch.float32)) // 4
 
     def within(self, context: int, tokens: int) -> int:
-        """Return `context`, at least 1, or less if the network's limit leaves no room for `tokens` more."""
+        """Return the context nearest to `context` that leaves room for `tokens` more tokens; at least 1."""
         return max(1, min(context, self.config.max_position_embeddings - tokens))
 
     @property

@@ -41,7 +41,7 @@ def time_breakdown(efficiency: dict[str, Any], step: dict[str, Any] | None) -> d
     """Split the seconds of one token at the engine's median speed into parts that add up: name → seconds.
 
     The parts are the roofline minimum, the time of the step's operations beyond it, and the remaining time
-    between steps. Without a measured `step` no longer than the token, the last two are one part.
+    between steps. If `step` is None or takes longer than the token, the last two are one part.
     """
     token = 1 / efficiency["figures"]["engine"]["median"]
     floor = efficiency["floor"]["seconds"]

@@ -1,4 +1,4 @@
-"""Section 2: loading, warm-up, first token and generation; one load for all requests and a load for each.
+"""Section 2: loading, warm-up, first token and generation; loading once compared with loading per request.
 
 All is measured in this process, so importing libraries is not included. `python -m jet.bench start` measures
 the imports.
