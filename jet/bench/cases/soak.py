@@ -64,10 +64,10 @@ class GapRunner:
             self._last[handle] = now
         return outcomes
 
-    def release(self, handle: Any, keep: bool = True) -> None:
+    def free(self, handle: Any, keep_snapshot: bool = True) -> None:
         """Free a request, and drop the time of its last token."""
         self._last.pop(handle, None)
-        self._runner.free(handle, keep)
+        self._runner.free(handle, keep_snapshot)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
