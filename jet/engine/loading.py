@@ -56,7 +56,7 @@ _SMALLER = {
 }
 _OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
 MAX_BATCH = {"cpu": 16, "cuda": 128}
-_WARM_UP_TEXT = "Once upon a time " * 20
+_WARM_UP_TEXT = "Once upon a time " * 20  # a token a word
 _SLOW = 2**28  # bytes of weights from which a CPU takes a second or more for such a text
 _LARGE = 2**31  # bytes of a checkpoint that has no room for another half beside it
 _SMALL_CACHE = 200 * 2**20  # bytes of snapshots where states are stored on disk, too
@@ -265,15 +265,19 @@ def _start_engine(
     return engine
 
 
-def warm_up_request(context: int, device: torch.device, weight_bytes: int) -> Request:
-    """Return a request for `LocalEngine.warm_up` that fits into `context` tokens.
+def warm_up_lengths(device: torch.device, weight_bytes: int) -> tuple[int, int]:
+    """Return how many tokens a warm-up prefills and how many it decodes to run every code path once.
 
-    The request is long enough to run every code path once. It is shorter for a network of many `weight_bytes`
-    on a CPU, where each token takes long.
+    They are fewer for a network of many `weight_bytes` on a CPU, where each token takes long.
     """
-    slow = device.type == "cpu" and weight_bytes >= _SLOW
-    text = _WARM_UP_TEXT[: min(context // 2, 60 if slow else len(_WARM_UP_TEXT))]
-    return Request(text, SamplingParams(max_new_tokens=2 if slow else 8, seed=0))
+    return (14, 2) if device.type == "cpu" and weight_bytes >= _SLOW else (80, 8)
+
+
+def warm_up_request(context: int, device: torch.device, weight_bytes: int) -> Request:
+    """Return a request for `LocalEngine.warm_up` of `warm_up_lengths` that fits into `context` tokens."""
+    words, tokens = warm_up_lengths(device, weight_bytes)
+    text = " ".join(_WARM_UP_TEXT.split()[:words])
+    return Request(text[: context // 2], SamplingParams(max_new_tokens=tokens, seed=0))
 
 
 def too_large(name: str, device: torch.device, quantize: str | None) -> hardware.HardwareError:

@@ -41,11 +41,12 @@ from jet.bench.requests import check_finished, token_request
 from jet.bench.result import CaseResult, Metric
 from jet.bench.samples import Case, Samples, run_interleaved
 from jet.engine.engine import LocalEngine
-from jet.engine.loading import LocalConfig, create_engine, resolve_path
+from jet.engine.loading import LocalConfig, create_engine, resolve_path, warm_up_lengths
+from jet.modeling.footprint import total_weight_bytes
 
 _HOME = Path(__file__).resolve().parents[2]
 _PROMPT = "Once upon a time"
-_WARM_UP_TOKENS, _WARM_UP = 100, SamplingParams(max_new_tokens=8, seed=0)  # as the page's, about
+_CONTEXT = 100  # tokens that the network is loaded for
 _COMPILERS = {"cuda": "triton", "cpu": "numba"}
 # As `app.py` does, whose imports do not wait for the garbage collector, and whose streams do not later.
 _PROGRAM = """
@@ -220,7 +221,9 @@ def _engine(options: Options) -> Iterator[tuple[LocalEngine, Request]]:
         finally:
             engine.close()
         return
-    network = networks.load(replace(options, context=_WARM_UP_TOKENS))
+    network = networks.load(replace(options, context=_CONTEXT))
+    prefilled, decoded = warm_up_lengths(network.device, total_weight_bytes(network.model))  # as the page's
+    warm_up = SamplingParams(max_new_tokens=decoded, seed=0)
     with networks.serve(network) as engine:
-        engine.warm_up(token_request(network.prompt, _WARM_UP))
+        engine.warm_up(token_request(network.prompt[:prefilled], warm_up))
         yield engine, token_request(network.prompt[: len(_PROMPT.split())], one)
