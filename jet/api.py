@@ -126,21 +126,13 @@ class SamplingParams:
         They do with top-n-sigma, typical-p, dynamic temperature, mirostat, adaptive-p or a custom order of
         samplers.
         """
-        return self._shapes_logits or self._needs_chain
+        shapes = self.top_n_sigma > 0 or self.typical_p < 1 or self.dynatemp_range > 0
+        return bool(shapes or self.mirostat or self.adaptive_target >= 0 or self.sampler_order)
 
     @property
     def has_state(self) -> bool:
         """Return whether a sampler is in use whose state depends on the tokens drawn so far."""
         return self.temperature > 0 and bool(self.mirostat or self.adaptive_target >= 0)
-
-    @property
-    def _shapes_logits(self) -> bool:
-        return self.top_n_sigma > 0 or self.typical_p < 1 or self.dynatemp_range > 0
-
-    @property
-    def _needs_chain(self) -> bool:
-        """Return whether mirostat, adaptive-p or a custom order of samplers is in use."""
-        return bool(self.mirostat or self.adaptive_target >= 0 or self.sampler_order)
 
     def with_seed(self) -> SamplingParams:
         """Return the same parameters, with a random seed if there was none."""

@@ -38,11 +38,6 @@ DEFAULT_SAMPLER = SamplerFlags(uses_penalty=True, uses_top_k=False, uses_top_p=T
 CAPTURED_SAMPLERS: tuple[SamplerFlags | None, ...] = (DEFAULT_SAMPLER, None, SamplerFlags())
 # Used while a request in the batch has not generated its `min_tokens` yet.
 MIN_TOKENS_SAMPLER = SamplerFlags(uses_min_tokens=True)
-# Used where a request has top-nσ, typical sampling or a temperature that varies (`uses_shape`), or XTC,
-# adaptive-p, mirostat or a temperature behind the filters (`uses_final`); each combination is captured for
-# the first batch that needs it.
-SHAPE_SAMPLER = SamplerFlags(uses_shape=True)
-FINAL_SAMPLER = SamplerFlags(uses_final=True)
 GRAPH_SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows
 TIMING_REPLAYS = 3  # replays
 
@@ -306,9 +301,10 @@ class CudaGraphDecoder:
         if any(counts):
             noted = top_logprobs(logits[:size], rows.token[:size], max(counts))
         tokens, status = to_host(rows.token[:size]), to_host(rows.status[:size])
-        has_state = any(sequence.sampling.has_state for sequence in sequences)
-        states = to_host(rows.sampler_state[:size]) if has_state else None
-        following = [sequence.num_generated + 1 for sequence in sequences]
+        states, following = None, list[int]()
+        if any(sequence.sampling.has_state for sequence in sequences):
+            states = to_host(rows.sampler_state[:size])
+            following = [sequence.num_generated + 1 for sequence in sequences]
         if noted is not None:
             noted = to_host(noted[0]), to_host(noted[1]), to_host(noted[2])
         copied = torch.cuda.Event()
@@ -365,7 +361,8 @@ def padded_size(rows: int) -> int:
 def sampler_flags(sequences: abc.Sequence[Sequence]) -> SamplerFlags | None:
     """Return the flags of the sampler that a batch needs; None for greedy without penalty.
 
-    A batch without shape or final samplers gets one of `CAPTURED_SAMPLERS`. While stop tokens are forbidden
+    A batch without shape or final samplers gets one of `CAPTURED_SAMPLERS`; all other flags are captured for
+    the first batch that needs them. While stop tokens are forbidden
     for one of the sequences, the flags are those of `MIN_TOKENS_SAMPLER` instead.
     """
     samplings = [sequence.sampling for sequence in sequences]

@@ -23,9 +23,14 @@ from jet.engine.text.word_bias import BiasedSequence, biases_now
 from jet.ops.backends import make_token_drawer
 from jet.ops.dry import dry_penalties
 from jet.ops.logprobs import top_logprobs
-from jet.ops.sampling import Drawer, penalize_counts, penalize_repetition, sample, uniform
-
-_XTC_STREAM = 1  # random stream, independent of the one that draws tokens
+from jet.ops.sampling import (
+    XTC_STREAM,
+    Drawer,
+    penalize_counts,
+    penalize_repetition,
+    sample,
+    uniform,
+)
 
 
 def attempt_stream(attempt: int) -> int:
@@ -165,7 +170,7 @@ class HostSampler:
         """Return the uniform random number of a draw, and whether XTC excludes the top choices."""
         sampling, stream = self._sampling, attempt_stream(len(barred))
         assert sampling.seed is not None
-        excludes = uniform(sampling.seed, step, stream + _XTC_STREAM) < sampling.xtc_probability
+        excludes = uniform(sampling.seed, step, stream + XTC_STREAM) < sampling.xtc_probability
         return uniform(sampling.seed, step, stream), excludes
 
     def _without_forbidden(self, logits: Tensor, step: int, barred: tuple[int, ...]) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 NOT_A_NUMBER = "The network's output is not a number (NaN or infinite logits)."
+XTC_STREAM = 1  # of random numbers, independent of the stream that draws tokens
 _MASK = 0xFFFFFFFF
 
 

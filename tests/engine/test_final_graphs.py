@@ -11,10 +11,11 @@ pytest.importorskip("triton")
 
 from jet.api import SamplingParams
 from jet.engine.chain import as_numbers, initial_state
-from jet.engine.cuda_graphs import DEFAULT_SAMPLER, FINAL_SAMPLER, CudaGraphDecoder, sampler_flags
+from jet.engine.cuda_graphs import DEFAULT_SAMPLER, CudaGraphDecoder, sampler_flags
 from jet.engine.decoder import EagerDecoder
 from jet.engine.model_runner import ModelRunner
 from jet.engine.sequence import Sequence
+from jet.ops.decode_batch import SamplerFlags
 from tests.engine.test_cuda_graphs import GREEDY, begin, runner, without_cuda, write  # noqa: F401
 from tests.networks import golden_model
 
@@ -166,7 +167,7 @@ def test_other_batches_pay_nothing(runner: ModelRunner) -> None:  # noqa: F811
     plain = Sequence(replace(NEUTRAL, top_p=0.9), 0)
     assert sampler_flags([plain]) == DEFAULT_SAMPLER
     for sampling in (SETTINGS["XTC"], MIROSTAT, ADAPTIVE):
-        assert sampler_flags([plain, Sequence(sampling, 1)]) == FINAL_SAMPLER
+        assert sampler_flags([plain, Sequence(sampling, 1)]) == SamplerFlags(uses_final=True)
         assert (
             sampler_flags([Sequence(replace(sampling, temperature=0.0, repetition_penalty=1.0), 0)]) is None
         )

@@ -9,9 +9,10 @@ import pytest
 pytest.importorskip("triton")
 
 from jet.api import SamplingParams
-from jet.engine.cuda_graphs import DEFAULT_SAMPLER, SHAPE_SAMPLER, CudaGraphDecoder, sampler_flags
+from jet.engine.cuda_graphs import DEFAULT_SAMPLER, CudaGraphDecoder, sampler_flags
 from jet.engine.model_runner import ModelRunner
 from jet.engine.sequence import Sequence
+from jet.ops.decode_batch import SamplerFlags
 from tests.engine.test_cuda_graphs import GREEDY, begin, runner, without_cuda, write  # noqa: F401
 
 pytestmark = pytest.mark.thorough
@@ -45,7 +46,7 @@ def test_other_batches_pay_nothing_and_other_orders_are_the_hosts(
     plain = Sequence(replace(NEUTRAL, top_p=0.9), 0)
     assert sampler_flags([plain]) == DEFAULT_SAMPLER
     for sampling in SHAPED:
-        assert sampler_flags([plain, Sequence(sampling, 1)]) == SHAPE_SAMPLER
+        assert sampler_flags([plain, Sequence(sampling, 1)]) == SamplerFlags(uses_shape=True)
     greedy = Sequence(replace(SHAPED[0], temperature=0.0), 0)
     assert sampler_flags([greedy]) is None
     decoder = runner._decoder

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from jet.ops.decode_batch import DecodeBatch
 from jet.ops.sampler_chain import ADAPTIVE_PEAK, ADAPTIVE_SHARPNESS, ADAPTIVE_WIDTH
+from jet.ops.sampling import XTC_STREAM
 from jet.ops.triton.common import launch_dependents, launch_options, prefetch_and_wait
 from jet.ops.triton.fused_sampling import (
     BINS,
@@ -56,9 +57,8 @@ FAR = tl.constexpr(1e30)  # a distance that keeps all tokens
 CHANCES = tl.constexpr(2.0**53)  # as many random numbers there are
 ROUNDING_KEYS = tl.constexpr(64)  # of a logarithm
 LARGEST_KEY = tl.constexpr(2**63 - 1)
-XTC_STREAM = tl.constexpr(1)  # the random stream of XTC, that of `jet.engine.sampler`
-WIDTH, PEAK, SHARPNESS = (
-    tl.constexpr(value) for value in (ADAPTIVE_WIDTH, ADAPTIVE_PEAK, ADAPTIVE_SHARPNESS)
+WIDTH, PEAK, SHARPNESS, STREAM = (
+    tl.constexpr(value) for value in (ADAPTIVE_WIDTH, ADAPTIVE_PEAK, ADAPTIVE_SHARPNESS, XTC_STREAM)
 )
 
 
@@ -128,22 +128,14 @@ def _final_kernel(
         mass = _kept_mass(logits_ptr, vocabulary, peak, temperature, late, edge, ties)
         last_key, last_id = tl.full((), -1, tl.int32), tl.full((), -1, tl.int32)
         excluded = tl.full((), 0, tl.int64)
-        xtc_bits = (_random_bits(seed, step, XTC_STREAM) >> 11).to(tl.int64)
+        xtc_bits = (_random_bits(seed, step, STREAM) >> 11).to(tl.int64)
         if xtc_bits.to(tl.float64) < xtc_probability * CHANCES:
             limit = _likely_limit(mass, xtc_threshold)
             count = _gather(logits_ptr, ids_ptr, vocabulary, peak, temperature, late, edge, ties, limit)
             last_key, last_id, excluded = _exclude(
-                ids_ptr,
-                logits_ptr,
-                count,
-                peak,
-                temperature,
-                late,
-                vocabulary,
-                mass,
-                xtc_threshold,
+                ids_ptr, logits_ptr, count, peak, temperature, late, vocabulary, mass, xtc_threshold,
                 special_ptr,
-            )
+            )  # fmt: skip
             mass -= excluded
         aim, nearest = tl.full((), -1.0, tl.float64), tl.full((), 0.0, tl.float64)  # adaptive-p is off
         top_shift = tl.full((), 30, tl.int64)
@@ -316,20 +308,9 @@ def _draw(
 ):  # fmt: skip
     """Return the first gathered token, in the order of their keys, at which the weight exceeds `target`."""
     token, first_key, first_weight = _places(
-        ids_ptr,
-        logits_ptr,
-        0,
-        count,
-        peak,
-        temperature,
-        late,
-        vocabulary,
-        last_key,
-        last_id,
-        mass,
-        aim,
+        ids_ptr, logits_ptr, 0, count, peak, temperature, late, vocabulary, last_key, last_id, mass, aim,
         nearest,
-    )
+    )  # fmt: skip
     low, below = tl.full((), 0, tl.int64), tl.full((), 0, tl.int64)
     for number in range(top_shift // DIGIT + 1):
         shift = top_shift - DIGIT * number
