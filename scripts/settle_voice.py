@@ -39,7 +39,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Load the model, move its weights, and save it."""
+    """Load the model, shift its weights by `settle`, and save it."""
     options = parse_arguments(arguments)
     voice = read_fields(Voice, options)
     seed_everything(voice.seed)

@@ -52,7 +52,7 @@ def save(page: Page, name: str) -> None:
 
 
 def take_all(browser: Browser, url: str, seed: int) -> None:
-    """Take pictures: a first visit, a story, its versions, alternatives in the dark, coming back, a phone."""
+    """Take pictures of a first visit, a story, its versions, dark mode, a return visit, and a phone."""
     page = browser.new_context(viewport={"width": WIDE[0], "height": WIDE[1]}).new_page()
     page.goto(url)
     page.wait_for_selector(".jet-model-info b")

@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class Snapshots:
-    """The snapshots of one model runner's sequences, used on its thread.
+    """The snapshots of one model runner's sequences. Use them on the runner's thread only.
 
     Attributes:
-        cache: the prefix cache, whose entries the snapshots are.
+        cache: the prefix cache. Each snapshot is one of its entries.
     """
 
     def __init__(

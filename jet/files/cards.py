@@ -86,7 +86,7 @@ class Macros:
         return text
 
     def tell(self) -> None:
-        """Report as losses that a placeholder replaced {{user}}, and the macros that stay in the text."""
+        """Report two kinds of loss: {{user}} replaced by a placeholder, and macros that stay in the text."""
         if self._readers and self._reader == _READER:
             self._losses.add(f"who {{{{user}}}} is: “{_READER}” stands there now")
         self._losses.count(

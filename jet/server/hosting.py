@@ -22,10 +22,10 @@ from jet.server.metrics import CONTENT_TYPE, Metrics
 from jet.server.middleware import AllowlistMiddleware
 from jet.server.openai import ApiApp, ApiFirst, ApiOptions, ApiService, NameConnections, routes_of
 
+# Imported in functions, since it takes seconds: hosting is read before the model starts to load.
 if TYPE_CHECKING:
     import gradio as gr
 
-# Gradio is imported in functions: it takes seconds, and hosting is read before the model starts to load.
 TOKEN_VARIABLE = "JET_METRICS_TOKEN"
 
 

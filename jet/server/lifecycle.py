@@ -20,7 +20,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class GracefulShutdown:
     """Handles SIGINT and SIGTERM as a context manager, in the main thread.
 
-    Before `wait` is called, the signals raise KeyboardInterrupt.
+    Before `wait` is called, the signals raise KeyboardInterrupt: at once, or at the end of `held`.
     """
 
     def __init__(self, limiter: AdmissionLimiter) -> None:

@@ -365,9 +365,9 @@ def with_alternatives(command: Command) -> bool:
 def _finish_sentence(
     document: Document, command: Command, model: str, sampling: SamplingParams
 ) -> Continuation:
-    """Start a continuation that completes a sentence.
+    """Start a continuation that completes the sentence that an earlier continuation cut off.
 
-    It begins with the incomplete sentence that an earlier continuation cut off.
+    The text of the new continuation starts with the words that were cut off.
     """
     at, text = from_utf16(document.text, command.fields.take("at", int)), parse_unfinished(command.fields)
     continuation = document.start_continuation(model, sampling, at=at)

@@ -80,7 +80,8 @@ def start(
 ) -> Continuation:
     """Start a continuation that replaces the selection, on a branch of its own.
 
-    Without instructions (`is_instructed` is False), expand and describe continue after the selection instead.
+    Without instructions (`is_instructed` is False), the ways "expand" and "describe" do not replace the
+    selection: they continue after it.
     """
     _, _, behind = _WAYS[rewrite.way]
     begin = rewrite.end if behind and not is_instructed else rewrite.start

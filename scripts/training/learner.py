@@ -51,7 +51,7 @@ class Learner:
 
     @torch.no_grad()
     def nats(self, rows: Rows, counts: npt.NDArray[np.int64]) -> float:
-        """Return the sum of the nats of the first `counts` targets of each row."""
+        """Return the loss in nats over all rows; of row i only the first `counts[i]` targets count."""
         self.model.eval()
         size, total = self.recipe.micro_batch, 0.0
         for begin in range(0, len(rows), size):

@@ -69,7 +69,7 @@ def weave(person: Person | None, rng: np.random.Generator) -> Woven:
 
 
 def make_name(rng: np.random.Generator, gender: str | None = None) -> str:
-    """Return a first name of that gender or an invented name; if `gender` is None, an invented name."""
+    """Return a first name of `gender` or an invented one, by chance; if `gender` is None, an invented one."""
     if gender is not None and rng.random() < 0.5:
         return draw(BY_GENDER[gender], rng)
     syllables = [draw(_ONSETS, rng) + draw(_VOWELS, rng) for _ in range(int(rng.integers(1, 4)))]

@@ -6,7 +6,7 @@ The file is one object:
     created    when the run began, ISO 8601, UTC
     options    model, config, device, dtype, quantize, full
     machine    as in jet/bench/result.py, and: memory, device_memory (bytes), capability ("9.0"), driver,
-               accelerators (optional packages found: name → version); null for all that do not exist
+               accelerators (optional packages found: name → version); each is null if it does not exist
     stopped    why the run ended early; null if it did not
     parts      name → the outcome of each section, in the order of measuring
 
@@ -16,16 +16,17 @@ min, max, values}; all others are computed from the values. The data of each par
 
     bandwidth          figures: copy (B/s, read and write), product_<dtype> (FLOP/s of a square product)
     loading            figures: load, warm_up, first_token, generation (s), speed (tok/s); tokens; context;
-                       requests: the number of requests compared; once, reload: {values, total}, the seconds
-                       of each request and their sum, with one load for all and with a load for each;
-                       process_bytes, device_bytes
+                       requests: the number of requests compared; once: {values, total}, the seconds of each
+                       request and their sum if the model is loaded once; reload: the same if it is loaded
+                       for each request; process_bytes, device_bytes
     standing           the JSON of `python -m jet.bench decode`; and elements: the number of weights that a
                        token reads
     kernels            the JSON of `python -m jet.bench kernels`
     variant.<dtype>.<implementation>
-                       figures: decode (tok/s); deviation from float64: relative (of the logits as vectors;
-                       null for "ours"), logprob (largest difference of a log-probability, nats), agreement
-                       (share of positions with the same likeliest token), positions
+                       figures: decode (tok/s); deviation, from float64: {relative, logprob, agreement,
+                       positions}, of the logits as vectors (null for "ours"), the largest difference of a
+                       log-probability (nats), the share of positions with the same likeliest token, and
+                       their number
     variant.<int8 or int4>.ours
                        the same for quantized weights; the deviation is that of the network's forward
     context.<N>, batch.<B>
@@ -33,9 +34,9 @@ min, max, values}; all others are computed from the values. The data of each par
                        full.prefill (tok/s); failed: why figures of ours or of full are missing; floor (bytes
                        of one step of ours); memory: ours, full (bytes of all sequences' states, null if
                        failed); context, batch, parameters: ours, full
-    projections        networks: name → {bytes, rows: [{card, bandwidth, fits, ceiling, projected}]} with
-                       ceiling = bandwidth / bytes and projected = share × ceiling in tok/s; share: this
-                       GPU's bandwidth utilization, null for a CPU
+    projections        share: this GPU's bandwidth utilization, null for a CPU; networks: name → {bytes,
+                       rows: [{card, bandwidth, fits, ceiling, projected}]}, where ceiling = bandwidth / bytes
+                       and projected = share × ceiling, both in tok/s
 """
 
 from __future__ import annotations
